@@ -1,0 +1,760 @@
+"""Any recording in, mono float32 samples out: decoding, down-mixing, resampling.
+
+WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF and their like are decoded by libsndfile; m4a, mp4,
+webm and other containers by FFmpeg through PyAV (the extra ``video``). Every way of reading
+goes through one chain, so they agree sample for sample:
+
+    source -> reader -> (frames, channels) blocks -> mono blocks -> resampler -> samples
+
+Samples are nominally in [-1, 1]: files that exceed full scale are not clipped. A damaged
+file gives what can be decoded of it, with an `AudioWarning`; one that gives nothing, and
+one that holds NaN or infinite samples, is an `AudioError` of one line.
+"""
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeAlias
+
+import numpy as np
+import soundfile
+import soxr
+
+from atgnn.errors import AudioError, MissingExtraError
+
+__all__ = [
+    "SUFFIXES",
+    "AudioInfo",
+    "AudioWarning",
+    "Recording",
+    "Source",
+    "band_share",
+    "find_sounds",
+    "is_sound",
+    "load",
+    "probe",
+    "source_band_share",
+    "stream",
+]
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | tuple[np.ndarray, int]
+"""A path, a file's bytes, a binary file object (read from its beginning, left open; loaded
+into memory when it cannot seek), or (samples, rate).
+
+Samples are (T,), (T, channels) or (channels, T); the smaller axis is the channels, and of
+two equal axes the second. Integers are divided by their type's full scale (int16: 32768).
+"""
+
+# fmt: off
+CONTAINERS = frozenset({
+    ".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".webm", ".mkv", ".mka", ".aac", ".wma", ".avi",
+    ".flv", ".ogv", ".amr", ".ac3",
+})
+SUFFIXES = CONTAINERS | {
+    ".wav", ".wave", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff",
+    ".aifc", ".au", ".caf",
+}
+# fmt: on
+"""File name endings, in lower case, that `is_sound` and `find_sounds` take for sound."""
+
+BLOCK = 65_536  # frames decoded and fed to the resampler at a time
+SLACK = 0.01  # s: an excerpt may end this far beyond its file, as tables round their seconds
+RATES = range(100, 10_000_001)  # Hz: a rate outside comes from a damaged header
+LEAD_IN = 0.2  # s decoded ahead of a seek in a container: codecs need it to settle
+
+
+class AudioWarning(UserWarning):
+    """A recording is damaged and only a part of it could be decoded."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Mono samples, float32 (T,), and their rate in Hz."""
+
+    samples: np.ndarray
+    rate: int
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.rate
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says. `frames` is None where only decoding could tell; then
+    `duration` (s) is an estimate, or None too."""
+
+    rate: int
+    channels: int
+    frames: int | None
+    duration: float | None
+    format: str
+
+
+def probe(source: Source) -> AudioInfo:
+    """Read the header alone. AudioError where `source` is no sound."""
+    with _open(source) as reader:
+        return AudioInfo(
+            reader.rate, reader.channels, reader.frames, reader.duration, reader.format
+        )
+
+
+def load(
+    source: Source, rate: int | None = None, *, start: float = 0.0, end: float | None = None
+) -> Recording:
+    """Decode a recording, or its excerpt from `start` to `end` seconds, to mono at `rate` Hz.
+
+    Channels are averaged. `rate=None` keeps the recording's own. The excerpt is found by
+    seeking where the format allows (to the sample; to the millisecond in webm and mkv). At
+    least one sample comes out. AudioError when the source is missing, unreadable, empty or
+    holds NaN or infinite samples, or the excerpt lies outside it (10 ms are forgiven).
+    """
+    with _open(source) as reader:
+        out_rate = reader.rate if rate is None else _checked_rate(rate, "the rate asked for")
+        blocks = list(_resampled(_mono(reader, start, end), reader.rate, out_rate))
+    return Recording(blocks[0] if len(blocks) == 1 else np.concatenate(blocks), out_rate)
+
+
+def stream(
+    source: Source,
+    rate: int,
+    *,
+    block_seconds: float = 10.0,
+    start: float = 0.0,
+    end: float | None = None,
+) -> Iterator[np.ndarray]:
+    """Decode a recording of any length in bounded memory, as mono float32 blocks at `rate` Hz.
+
+    Each block has round(block_seconds * rate) samples, the last one what is left. Their
+    concatenation is `load(source, rate)` bit for bit. The source is opened, and errors are
+    raised, as blocks are drawn; NaN or infinite samples end the blocks just before them.
+    """
+    rate = _checked_rate(rate, "the rate asked for")
+    if not (math.isfinite(block_seconds) and round(block_seconds * rate) >= 1):
+        raise AudioError(f"blocks of {block_seconds} s: give a length above 0, such as 10")
+    with _open(source) as reader:
+        samples = _resampled(_mono(reader, start, end), reader.rate, rate)
+        yield from _regrouped(samples, round(block_seconds * rate))
+
+
+def is_sound(path: str | os.PathLike[str]) -> bool:
+    """Whether the file name ends as a sound's does (see `SUFFIXES`)."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def find_sounds(folder: str | os.PathLike[str]) -> list[Path]:
+    """All sounds in a folder and its subfolders, sorted; hidden files and folders are skipped.
+
+    AudioError when it is not a folder or holds no sounds.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        problem = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise AudioError(f"{_printable(folder)}: {problem}")
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root, name) for name in files if is_sound(name) and not name.startswith(".")]
+    if not found:
+        endings = ".wav, .flac, .ogg, .mp3, .m4a and the like"
+        raise AudioError(f"{_printable(folder)}: no sounds in this folder (looked for {endings})")
+    return sorted(found)
+
+
+def band_share(samples: np.ndarray, rate: int, f_min: float, f_max: float) -> float:
+    """Share (0 to 1) of the energy of mono `samples` (T,) that lies from `f_min` to `f_max` Hz.
+
+    Take the samples at the recording's original rate. A constant offset does not count;
+    silence gives 1.0, as nothing of it lies outside.
+    """
+    return _share_within(_power_spectrum(samples, rate), rate, f_min, f_max)
+
+
+def source_band_share(
+    source: Source, f_min: float, f_max: float, *, seconds: float = 60.0
+) -> float:
+    """`band_share` of a source at its original rate, from at most `seconds` of it.
+
+    A longer recording is sampled in 12 pieces spread evenly over it; one of unknown length
+    is judged by its beginning.
+    """
+    with _open(source) as reader:
+        total, pieces = reader.duration, 12
+        if total is None or total <= seconds:
+            spans = [(0.0, seconds if reader.frames is None else None)]
+        else:
+            starts = np.linspace(0.0, total - seconds / pieces, pieces)
+            spans = [(begin, begin + seconds / pieces) for begin in starts.tolist()]
+        power, problem = None, None
+        for begin, finish in spans:
+            try:
+                piece = np.concatenate(list(_mono(reader, begin, finish, whole=False)))
+            except AudioError as error:  # a damaged end, say: the other pieces still count
+                problem = error
+                continue
+            spectrum = _power_spectrum(piece, reader.rate)
+            power = spectrum if power is None else power + spectrum
+        if power is None:
+            raise problem or AudioError(f"{reader.name}: holds no samples")
+        return _share_within(power, reader.rate, f_min, f_max)
+
+
+# --- readers: one per kind of source, all giving (frames, channels) float32 blocks ---------
+
+
+class _Reader(Protocol):
+    """An open source. `damage` says, after reading, what went wrong in decoding it."""
+
+    name: str
+    rate: int
+    channels: int
+    frames: int | None
+    duration: float | None
+    format: str
+    damage: str | None
+
+    def read(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
+        """Blocks of frames `start` to `stop`; a block is valid until the next is drawn."""
+
+    def close(self) -> None: ...
+
+
+class _ArrayReader:
+    """Samples that are already in memory."""
+
+    format = "array"
+    damage: str | None = None
+
+    def __init__(self, samples: Any, rate: Any) -> None:
+        self.name = "the array given"
+        array = np.asarray(samples)
+        if array.ndim not in (1, 2):
+            raise AudioError(
+                f"{self.name} has shape {array.shape}; "
+                "expected (T,), (T, channels) or (channels, T)"
+            )
+        if array.ndim == 1:
+            array = array[:, None]
+        elif array.shape[0] < array.shape[1]:
+            array = array.T
+        _as_float(array[:0], self.name)  # refuses types without a full scale
+        self._array = array
+        self.rate = _checked_rate(rate, self.name)
+        self.frames, self.channels = array.shape
+        self.duration = self.frames / self.rate
+
+    def read(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
+        stop = self.frames if stop is None else min(stop, self.frames)
+        for begin in range(start, stop, BLOCK):
+            yield _as_float(self._array[begin : min(begin + BLOCK, stop)], self.name)
+
+    def close(self) -> None:
+        pass
+
+
+class _FileReader:
+    """A file that libsndfile decodes."""
+
+    damage: str | None = None
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self.name, self._file = name, handle
+        self._sound = self._opened()
+        self.rate = _checked_rate(self._sound.samplerate, name)
+        self.channels, self.format = self._sound.channels, self._sound.format
+        frames = self._sound.frames
+        self.frames: int | None = frames if frames < 2**60 else None
+        self.duration = None if self.frames is None else self.frames / self.rate
+        if self.format == "MP3" and not _states_its_length(handle):
+            self._file, self.frames, self.duration = _LongerFile(handle), None, None
+            self._sound = self._opened()
+
+    def _opened(self) -> soundfile.SoundFile:
+        self._file.seek(0)
+        try:
+            return soundfile.SoundFile(self._file)
+        except (soundfile.LibsndfileError, TypeError) as error:
+            reason = getattr(error, "error_string", "headerless samples").rstrip(".")
+            if "not a regular file" in reason:  # what libsndfile says of an MP3 without frames
+                reason = "no MP3 frames found"
+            raise AudioError(
+                f"{self.name}: cannot be decoded as sound ({reason}); expected WAV, FLAC, OGG, "
+                "MP3, AIFF, m4a, mp4 or webm"
+            ) from None
+
+    def read(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
+        position = start
+        try:
+            self._sound.seek(start)
+        except soundfile.LibsndfileError:  # no index, or damaged: decode up to the place
+            self._sound.close()
+            self._sound, position = self._opened(), 0
+        return _cut(self._decoded(), position, start, stop)
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        block = np.empty((max(1, 8 * BLOCK // max(8, self.channels)), self.channels), np.float32)
+        while True:
+            before = self._sound.tell()
+            try:
+                frames = self._sound.read(out=block, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                self.damage = error.error_string.removeprefix("Error : ").rstrip(".")
+                yield block[: max(0, self._sound.tell() - before)]  # decoded before the fault
+                return
+            if len(frames) == 0:
+                return
+            yield frames
+
+    def close(self) -> None:
+        self._sound.close()
+
+
+class _LongerFile:
+    """An MP3 file, made to look 16 times as long.
+
+    Without a header that states the length, libsndfile takes it from the bit rate of the
+    first frame, and never reads on: a file of variable bit rate would lose its end. This
+    factor covers the whole range of bit rates; reading stops where the data do.
+    """
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle, self._asked_for_end = handle, False
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._asked_for_end = whence == io.SEEK_END and offset == 0
+        return self._handle.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._handle.tell() * (16 if self._asked_for_end else 1)
+
+    def read(self, size: int = -1) -> bytes:
+        self._asked_for_end = False
+        return self._handle.read(size)
+
+
+class _ContainerReader:
+    """A file that FFmpeg decodes, through PyAV: its first sound track."""
+
+    damage: str | None = None
+
+    def __init__(self, handle: BinaryIO, name: str) -> None:
+        try:
+            import av
+        except ImportError:
+            raise MissingExtraError.of("PyAV", "video", f"reading {name}") from None
+        self._av, self._file, self.name = av, handle, name
+        self._container, track = self._opened()
+        first = next(self._frames(), None)
+        if first is None:
+            raise AudioError(f"{name}: no sound could be decoded from its sound track")
+        self.rate = _checked_rate(first.sample_rate, name)
+        self.channels = first.layout.nb_channels
+        self.format = track.codec_context.name.upper()
+        self.frames: int | None = None
+        length = track.duration and float(track.duration * track.time_base)
+        if not length and self._container.duration:
+            length = self._container.duration / av.time_base
+        self.duration = length or None
+        self._origin = self._seconds(first) or 0.0
+
+    def _opened(self) -> tuple[Any, Any]:
+        self._file.seek(0)
+        try:
+            container = self._av.open(self._file, metadata_errors="ignore")
+        except self._av.FFmpegError as error:
+            raise AudioError(
+                f"{self.name}: cannot be decoded as sound ({error.strerror}); expected WAV, FLAC, "
+                "OGG, MP3, AIFF, m4a, mp4 or webm"
+            ) from None
+        if not container.streams.audio:
+            container.close()
+            raise AudioError(f"{self.name}: has no sound track")
+        return container, container.streams.audio[0]
+
+    def read(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
+        self.close()
+        self._container, track = self._opened()
+        position, frames = 0, self._frames()
+        target = start / self.rate - LEAD_IN
+        if target > 0:
+            try:
+                ticks = int((target + self._origin) / track.time_base)
+                self._container.seek(ticks, stream=track, backward=True)
+                first = next(frames, None)
+                time = None if first is None else self._seconds(first)
+            except self._av.FFmpegError:
+                time = None
+            if time is None:  # cannot seek, or lost its place: decode up to the place
+                self.close()
+                self._container, track = self._opened()
+                frames = self._frames()
+            else:
+                position = round((time - self._origin) * self.rate)
+                return _cut(self._decoded(chain([first], frames)), position, start, stop)
+        return _cut(self._decoded(frames), position, start, stop)
+
+    def _frames(self) -> Iterator[Any]:
+        track = self._container.streams.audio[0]
+        try:
+            for packet in self._container.demux(track):
+                try:
+                    yield from packet.decode()
+                except self._av.error.InvalidDataError as error:  # one bad packet: go on
+                    self.damage = error.strerror
+        except self._av.FFmpegError as error:
+            self.damage = error.strerror
+
+    def _decoded(self, frames: Iterable[Any]) -> Iterator[np.ndarray]:
+        for frame in frames:
+            if frame.sample_rate != self.rate:
+                raise AudioError(
+                    f"{self.name}: its rate changes from {self.rate} to {frame.sample_rate} Hz on "
+                    "the way; convert it to one rate first"
+                )
+            block = frame.to_ndarray()  # (channels, T), or (1, T * channels) when interleaved
+            channels = frame.layout.nb_channels
+            block = block.T if frame.format.is_planar else block.reshape(-1, channels)
+            yield _as_float(block, self.name)
+
+    @staticmethod
+    def _seconds(frame: Any) -> float | None:
+        return None if frame.pts is None else float(frame.pts * frame.time_base)
+
+    def close(self) -> None:
+        self._container.close()
+
+
+# --- opening -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open(source: Source) -> Iterator[_Reader]:
+    """A reader for any source, closed with what it opened itself."""
+    if isinstance(source, tuple):
+        if len(source) != 2:
+            raise AudioError(f"a tuple of {len(source)} items came; expected (samples, rate)")
+        yield _ArrayReader(*source)
+        return
+    handle, name, ours = _binary_file(source)
+    try:
+        reader = _reader_for(handle, name)
+        try:
+            yield reader
+        finally:
+            reader.close()
+    finally:
+        if ours:
+            handle.close()
+
+
+def _binary_file(source: Any) -> tuple[BinaryIO, str, bool]:
+    """A seekable binary file, the name to call it by, and whether it is ours to close."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source), "the bytes given", True
+    if isinstance(source, str | os.PathLike):
+        name = _printable(source)
+        handle, ours = _opened_path(source, name), True
+    elif hasattr(source, "read"):
+        own_name = getattr(source, "name", None)
+        name = _printable(own_name) if isinstance(own_name, str) else "the file object given"
+        handle, ours = source, False
+    else:
+        raise AudioError(
+            f"cannot read sound from {type(source).__name__}: "
+            "give a path, bytes, a binary file object or (samples, rate)"
+        )
+    if not isinstance(handle.read(0), bytes):
+        raise AudioError(f'{name}: opened as text; open it in binary mode ("rb")')
+    if not (hasattr(handle, "seekable") and handle.seekable()):  # a pipe, say
+        data = handle.read()
+        if ours:
+            handle.close()
+        return io.BytesIO(data), name, True
+    return handle, name, ours
+
+
+def _opened_path(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    try:
+        if os.path.isdir(path):
+            raise AudioError(f"{name}: is a folder; give a sound file")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise AudioError(f"{name}: no such file; check the path") from None
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be opened ({error.strerror})") from None
+    except ValueError as error:
+        if isinstance(error, AudioError):
+            raise
+        raise AudioError(f"{name}: not a valid path ({error})") from None
+
+
+def _reader_for(handle: BinaryIO, name: str) -> _Reader:
+    """Choose the decoder by the file's first bytes, then by the ending of its name."""
+    handle.seek(0)
+    head = handle.read(4096)
+    if not head:
+        raise AudioError(f"{name}: the file is empty (0 bytes)")
+    if _is_text(head):
+        raise AudioError(f"{name}: holds text, not sound")
+    if _is_container(head) or Path(name).suffix.lower() in CONTAINERS:
+        return _ContainerReader(handle, name)
+    return _FileReader(handle, name)
+
+
+def _is_text(head: bytes) -> bool:
+    """Text in UTF-8 or UTF-16. (MP3 decoders search and complain long before they refuse it.)"""
+    if head.startswith(b"NIST_1A"):  # a sound format with a header of text
+        return False
+    encoding, unit = "utf-8", 1
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding, unit = "utf-16", 2
+    try:
+        text = head[: len(head) // unit * unit].decode(encoding)
+    except UnicodeDecodeError as error:
+        if len(head) - error.start > 3:  # anything but a character cut off at the end
+            return False
+        text = head[: error.start].decode(encoding)
+    return bool(text) and all(char.isprintable() or char in "\t\n\v\f\r\ufeff" for char in text)
+
+
+def _is_container(head: bytes) -> bool:
+    return (
+        head[4:8] == b"ftyp"  # mp4, m4a, mov, 3gp
+        or head[:4] in (b"\x1a\x45\xdf\xa3", b"0&\xb2u", b"FLV\x01")  # webm, mkv; wma; flv
+        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
+        or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xF6 == 0xF0)  # aac
+    )
+
+
+def _states_its_length(mp3: BinaryIO) -> bool:
+    """Whether the first frame of an MP3 carries a Xing, Info or VBRI header."""
+    place = mp3.tell()  # a decoder is reading this file: leave it where it was
+    mp3.seek(0)
+    head = mp3.read(10)
+    skip = 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        skip = 10 + sum(byte << (7 * digit) for digit, byte in enumerate(reversed(head[6:])))
+    mp3.seek(skip)
+    frame = mp3.read(4096)
+    mp3.seek(place)
+    return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+# --- from blocks to samples ----------------------------------------------------------------
+
+
+def _mono(
+    reader: _Reader, start: float, end: float | None, whole: bool = True
+) -> Iterator[np.ndarray]:
+    """Mean over channels in blocks of exactly `BLOCK` samples but the last, checked.
+
+    AudioError for an excerpt outside the recording, no samples, NaN or infinite samples. With
+    `whole=False`, ending before `end` is no error.
+    """
+    first, stop = _excerpt(reader, start, end)
+    return _regrouped(_checked_mono(reader, first, stop, whole), BLOCK)
+
+
+def _checked_mono(
+    reader: _Reader, first: int, stop: int | None, whole: bool
+) -> Iterator[np.ndarray]:
+    position, bad, first_bad = first, 0, 0
+    for block in reader.read(first, stop):
+        mono = _mixed_down(block)
+        finite = np.isfinite(mono)
+        if not finite.all():
+            first_bad = first_bad if bad else position + int(np.argmin(finite))
+            bad += len(mono) - int(np.count_nonzero(finite))
+        position += len(mono)
+        if not bad:
+            yield mono
+    seconds = position / reader.rate
+    if bad:
+        raise AudioError(
+            f"{reader.name}: {bad} of {position - first} samples are NaN or infinite, the first "
+            f"at {first_bad / reader.rate:.3f} s; repair it or cut them out"
+        )
+    if position == first:
+        if first:
+            lasts = f"; it lasts {reader.duration:.3f} s" if reader.duration else ""
+            raise AudioError(
+                f"{reader.name}: nothing can be decoded from {seconds:.3f} s on{lasts}"
+            )
+        damage = f" ({reader.damage})" if reader.damage else ""
+        raise AudioError(f"{reader.name}: holds no samples{damage}")
+    if whole:
+        _check_end(reader, position, stop)
+
+
+def _check_end(reader: _Reader, position: int, stop: int | None) -> None:
+    """Refuse an excerpt that the data do not fill; warn of a recording that ends too early."""
+    seconds = position / reader.rate
+    if stop is not None and stop - position > math.ceil(SLACK * reader.rate):
+        raise AudioError(
+            f"{reader.name}: ends at {seconds:.3f} s, "
+            f"before the end asked for, {stop / reader.rate:.3f} s"
+        )
+    expected = reader.frames if stop is None and reader.frames is not None else position
+    missing = expected - position
+    complete = stop is not None and position >= stop
+    if (reader.damage and not complete) or missing > max(0.1 * reader.rate, 0.01 * expected):
+        of_all = f" of {reader.duration:.2f} s" if reader.duration else ""
+        warnings.warn(
+            f"{reader.name}: damaged ({reader.damage or 'it ends too early'}); "
+            f"decoded up to {seconds:.2f} s{of_all}",
+            AudioWarning,
+            stacklevel=2,
+        )
+
+
+def _excerpt(reader: _Reader, start: float, end: float | None) -> tuple[int, int | None]:
+    """Seconds to frames, refusing what lies outside a recording of known length."""
+    finish = math.inf if end is None else end
+    if not (0 <= start < finish) or end == math.inf:
+        raise AudioError(
+            f"excerpt from {start} s to {end} s: expected 0 <= start < end, both in seconds"
+        )
+    first, stop = round(start * reader.rate), None if end is None else round(end * reader.rate)
+    if reader.frames is not None:
+        length = f"{reader.name}: lasts {reader.frames / reader.rate:.3f} s"
+        if first and first >= reader.frames:
+            raise AudioError(f"{length}, but the excerpt starts at {start:.3f} s")
+        if end is not None and end > reader.frames / reader.rate + SLACK:
+            raise AudioError(f"{length}, but the excerpt ends at {end:.3f} s")
+    if stop is not None and stop <= first:
+        stop = first + 1  # shorter than a sample: one sample
+    return first, stop
+
+
+def _mixed_down(block: np.ndarray) -> np.ndarray:
+    """(T, channels) -> (T,), a new array. Column by column: numpy's mean is 5 times slower."""
+    mono = block[:, 0].copy()
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are reported by the caller
+        for channel in range(1, block.shape[1]):
+            mono += block[:, channel]
+    if block.shape[1] > 1:
+        mono /= block.shape[1]
+    return mono
+
+
+def _resampled(blocks: Iterable[np.ndarray], rate: int, out_rate: int) -> Iterator[np.ndarray]:
+    """Mono blocks from `rate` to `out_rate` Hz; at least one sample in all."""
+    if rate == out_rate:
+        yield from blocks
+        return
+    resampler = soxr.ResampleStream(rate, out_rate, 1, dtype="float32", quality="HQ")
+    opening, total = np.empty(0, np.float32), 0
+    for block in blocks:
+        opening = opening if len(opening) else block[:1]
+        out = resampler.resample_chunk(block)
+        total += len(out)
+        if len(out):
+            yield out
+    out = resampler.resample_chunk(np.empty(0, np.float32), last=True)
+    if len(out) or total:
+        yield out
+    else:  # too short for one output sample: keep the input's first
+        yield opening
+
+
+def _regrouped(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of exactly `size`, the last one what is left."""
+    waiting: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        while count + len(block) >= size:
+            waiting.append(block[: size - count])
+            block, count = block[size - count :], 0
+            yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+            waiting = []
+        if len(block):
+            waiting.append(block)
+            count += len(block)
+    if waiting:
+        yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+
+
+def _cut(
+    blocks: Iterable[np.ndarray], position: int, start: int, stop: int | None
+) -> Iterator[np.ndarray]:
+    """Frames `start` to `stop` out of blocks whose first frame is number `position`."""
+    for block in blocks:
+        begin = max(start - position, 0)
+        finish = len(block) if stop is None else min(len(block), stop - position)
+        if begin < finish:
+            yield block[begin:finish]
+        position += len(block)
+        if stop is not None and position >= stop:
+            return
+
+
+# --- small parts ---------------------------------------------------------------------------
+
+
+def _as_float(samples: np.ndarray, name: str) -> np.ndarray:
+    """float32, with integers divided by their type's full scale (unsigned: centred first)."""
+    kind, size = samples.dtype.kind, samples.dtype.itemsize
+    if kind == "f":
+        with np.errstate(over="ignore"):
+            return samples.astype(np.float32, copy=False)
+    if kind not in "iu" or size > 4:
+        raise AudioError(
+            f"{name} holds {samples.dtype}, which has no agreed full scale; "
+            "give floats in [-1, 1] or integers of 8, 16 or 32 bits"
+        )
+    full_scale = 2.0 ** (8 * size - 1)
+    # float32 cannot hold 32-bit integers before they are centred
+    scaled = samples.astype(np.float32 if size < 4 else np.float64)
+    return ((scaled - full_scale if kind == "u" else scaled) / full_scale).astype(np.float32)
+
+
+def _checked_rate(rate: Any, whose: str) -> int:
+    try:
+        whole = int(rate)
+        if whole == rate and whole in RATES:
+            return whole
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise AudioError(
+        f"{whose}: sample rate {rate!r}; expected whole Hz from {RATES[0]} to {RATES[-1]}"
+    )
+
+
+def _power_spectrum(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Summed power (bins,) of half-overlapping Hann windows of at least 1/8 s, at rate/size Hz."""
+    size = 1 << math.ceil(math.log2(rate / 8))
+    samples = np.asarray(samples, np.float32)
+    width = min(size, len(samples))
+    power = np.zeros(size // 2 + 1)
+    if width == 0:
+        return power
+    starts = np.arange(0, len(samples) - width + 1, max(1, width // 2))
+    if starts[-1] + width < len(samples):
+        starts = np.append(starts, len(samples) - width)
+    windows = np.lib.stride_tricks.sliding_window_view(samples, width)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(width) + 0.5) / width)
+    for some in np.array_split(starts, math.ceil(len(starts) / 64)):
+        part = windows[some]
+        part = (part - part.mean(axis=1, keepdims=True)) * hann.astype(np.float32)
+        power += np.square(np.abs(np.fft.rfft(part, size))).sum(axis=0)
+    return power
+
+
+def _share_within(power: np.ndarray, rate: int, f_min: float, f_max: float) -> float:
+    frequencies = np.linspace(0, rate / 2, len(power))
+    inside = (frequencies >= f_min) & (frequencies <= f_max)
+    total = power[1:].sum()
+    return float(power[1:][inside[1:]].sum() / total) if total > 0 else 1.0
+
+
+def _printable(path: str | os.PathLike[str]) -> str:
+    """A path as one printable line."""
+    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,383 @@
+"""A trained tagger as one self-describing folder.
+
+``config.json`` says everything but the weights: layout, front end and its statistics, labels,
+thresholds, what it was trained on and how well it does. ``model.safetensors`` holds the weights.
+``README.md`` is the model card. Nothing in it is pickled.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from atgnn import __version__
+from atgnn.errors import CheckpointError
+from atgnn.frontend import FrontEnd, FrontEndConfig
+from atgnn.labels import Vocabulary
+from atgnn.model import ATGNN, ModelConfig
+from atgnn.model.config import describe_error
+
+__all__ = ["DEFAULT_MODEL", "FORMAT_VERSION", "Checkpoint", "Provenance", "shipped_models"]
+
+FORMAT_VERSION = 1
+DEFAULT_MODEL = "everyday-mini"
+_SHIPPED = Path(__file__).parent / "pretrained"
+_FILES = ("config.json", "model.safetensors", "README.md")
+
+
+class Provenance(BaseModel):
+    """Where a model comes from and how well it does; all of it ends up in the card."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    summary: str = Field("", description="one paragraph: what it is for, what it cannot do")
+    training_data: str = Field("", description="what it was trained on")
+    licence: str = Field("", description="licence of the weights, and what must be attributed")
+    metrics: dict[str, float] = Field(default_factory=dict)
+    evaluated_on: str = Field("", description="what the metrics were measured on, and how")
+    command: str = Field("", description="the command that reproduces it")
+    notes: tuple[str, ...] = Field((), description="further paragraphs of the card")
+    atgnn_version: str = __version__
+
+
+class _Description(BaseModel):
+    """The content of config.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int
+    model: ModelConfig
+    front_end: FrontEndConfig
+    labels: list[dict[str, Any]]
+    thresholds: tuple[float, ...] | None = None
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    window_seconds: float = Field(10.0, gt=0)
+    provenance: Provenance = Provenance()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_Description":
+        if len(self.labels) != self.model.num_labels:
+            raise ValueError(f"{len(self.labels)} labels for {self.model.num_labels} outputs")
+        if self.thresholds is not None and len(self.thresholds) != len(self.labels):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.labels)} labels")
+        if self.front_end.n_mels != self.model.n_mels:
+            raise ValueError(
+                f"front end with {self.front_end.n_mels} bins, model with {self.model.n_mels}"
+            )
+        return self
+
+
+class Checkpoint:
+    """A model together with all that is needed to use it rightly.
+
+    Attributes:
+        model: the network, in evaluation mode after `from_pretrained`.
+        front_end: the front end's configuration, statistics included.
+        vocabulary: the labels, in the order of the model's outputs.
+        thresholds: a score per label from which it counts as present, or None.
+        activation: "sigmoid" for independent labels, "softmax" where exactly one is true.
+        window_seconds: longer recordings are tagged in windows of this length.
+        provenance: training data, licence, metrics.
+    """
+
+    def __init__(
+        self,
+        model: ATGNN,
+        front_end: FrontEndConfig,
+        vocabulary: Vocabulary,
+        *,
+        thresholds: tuple[float, ...] | None = None,
+        activation: Literal["sigmoid", "softmax"] = "sigmoid",
+        window_seconds: float = 10.0,
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.model = model
+        self.front_end = front_end
+        self.vocabulary = vocabulary
+        self.thresholds = thresholds
+        self.activation: Literal["sigmoid", "softmax"] = activation
+        self.window_seconds = window_seconds
+        self.provenance = provenance or Provenance()
+        try:
+            self._description = _Description(
+                format_version=FORMAT_VERSION,
+                model=model.config,
+                front_end=front_end,
+                labels=vocabulary.to_dict()["labels"],
+                thresholds=thresholds,
+                activation=activation,
+                window_seconds=window_seconds,
+                provenance=self.provenance,
+            )
+        except ValidationError as error:
+            raise CheckpointError(f"the parts do not fit: {describe_error(error)}") from None
+
+    def make_front_end(self) -> FrontEnd:
+        """The module that turns waveforms into this model's input."""
+        return FrontEnd(self.front_end)
+
+    # ------------------------------------------------------------------ out
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, half: bool = False) -> Path:
+        """Write the folder; with `half`, weights are stored in float16 (half the size).
+
+        Written beside its place and moved there when complete, so that a crash leaves either the
+        old folder or the new one. A folder that holds other files is refused.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or _foreign(folder)):
+            raise CheckpointError(
+                f"{folder} exists and is not a checkpoint: choose another name, nothing was written"
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            self._write(new, half)
+            if folder.exists():
+                os.replace(folder, Path(scratch) / "old")
+            os.replace(new, folder)
+        return folder
+
+    def _write(self, folder: Path, half: bool) -> None:
+        config = json.dumps(self._description.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+        weights = {name: _for_disk(value, half) for name, value in self.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "README.md").write_text(self.card(), encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        half: bool = False,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload ATGNN checkpoint",
+    ) -> str:
+        """Upload the folder to the Hugging Face hub; returns the address of the commit."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / "model", half=half)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=commit_message,
+            )
+        return str(commit)
+
+    # ------------------------------------------------------------------ in
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> "Checkpoint":
+        """Load a model that ships with the package, a folder, or a hub repository ``owner/name``.
+
+        A shipped model or a folder opens no connection.
+
+        Raises:
+            CheckpointError: no such model, or the folder is damaged or made for something else.
+        """
+        folder = _find(name_or_path)
+        if folder is None:
+            folder = _download(
+                str(name_or_path),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> "Checkpoint":
+        missing = [name for name in _FILES[:2] if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{folder} is not an ATGNN checkpoint: {' and '.join(missing)} not found in it"
+            )
+        description = _read_description(folder / "config.json")
+        with torch.device("meta"):
+            model = ATGNN(description.model)
+        _read_weights(model, folder / "model.safetensors")
+        return cls(
+            model.eval(),
+            description.front_end,
+            Vocabulary.from_dict({"labels": description.labels}),
+            thresholds=description.thresholds,
+            activation=description.activation,
+            window_seconds=description.window_seconds,
+            provenance=description.provenance,
+        )
+
+    # ------------------------------------------------------------------ card
+
+    def card(self) -> str:
+        """The model card, in Markdown with the hub's metadata block."""
+        about, config = self.provenance, self.model.config
+        size = sum(p.numel() for p in self.model.parameters() if p.requires_grad) / 1e6
+        lines = [
+            "---",
+            "library_name: atgnn",
+            "pipeline_tag: audio-classification",
+            "tags: [audio-tagging, graph-neural-network]",
+            "---",
+            "",
+            "# ATGNN checkpoint",
+            "",
+            about.summary or "An audio tagging graph neural network.",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| labels | {len(self.vocabulary)} |",
+            f"| parameters | {size:.2f} M |",
+            f"| input | {self.front_end.sample_rate} Hz mono, {config.n_mels} mel bins |",
+            f"| scores | {self.activation} |",
+            f"| made with | atgnn {about.atgnn_version} |",
+            "",
+            "```python",
+            "from atgnn import Tagger",
+            'Tagger.from_pretrained("PATH OR NAME OF THIS MODEL").tag("sound.wav")',
+            "```",
+        ]
+        sections = {
+            "Training data": about.training_data,
+            "Results": _metrics_table(about),
+            "Licence": about.licence,
+            "How it was made": about.command and f"```\n{about.command}\n```",
+        }
+        for title, text in sections.items():
+            if text:
+                lines += ["", f"## {title}", "", text]
+        for note in about.notes:
+            lines += ["", note]
+        lines += ["", "## Labels", "", self._label_table()]
+        return "\n".join(lines) + "\n"
+
+    def _label_table(self) -> str:
+        rows = ["| label | identifier | threshold |", "|---|---|---|"]
+        thresholds = self.thresholds or (None,) * len(self.vocabulary)
+        for label, threshold in zip(self.vocabulary, thresholds, strict=True):
+            mark = "" if threshold is None else f"{threshold:.2f}"
+            rows.append(f"| {label.name} | {label.mid or ''} | {mark} |")
+        return "\n".join(rows)
+
+
+def shipped_models() -> list[str]:
+    """Names of the models inside the package."""
+    return sorted(path.parent.name for path in _SHIPPED.glob("*/config.json"))
+
+
+def _metrics_table(about: Provenance) -> str:
+    if not about.metrics:
+        return ""
+    rows = [f"| {name} | {value:.4f} |" for name, value in about.metrics.items()]
+    table = "\n".join(["| metric | value |", "|---|---|", *rows])
+    return f"{about.evaluated_on}\n\n{table}" if about.evaluated_on else table
+
+
+def _foreign(folder: Path) -> bool:
+    return any(path.name not in _FILES for path in folder.iterdir())
+
+
+def _for_disk(value: torch.Tensor, half: bool) -> torch.Tensor:
+    value = value.detach().cpu().contiguous()
+    if not half or value.dtype != torch.float32:
+        return value
+    if value.abs().max() > torch.finfo(torch.float16).max:
+        return value  # a huge batch-norm variance stays as it is
+    return value.half()
+
+
+def _find(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """A local folder or a shipped model; None for what can only be a hub repository."""
+    folder, name = Path(name_or_path), str(name_or_path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder} is a file: a checkpoint is a folder with config.json")
+    if (_SHIPPED / name / "config.json").is_file():
+        return _SHIPPED / name
+    if isinstance(name_or_path, str) and name.count("/") == 1 and not name.startswith((".", "/")):
+        return None
+    raise CheckpointError(
+        f"no model {name!r}: neither a folder, nor a hub repository (owner/name), "
+        f"nor one that ships ({', '.join(shipped_models()) or 'none'})"
+    )
+
+
+def _download(repo_id: str, **options: Any) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=list(_FILES), **options))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"no folder {repo_id!r} here, and the hub did not give one: {reason}"
+        ) from None
+
+
+def _read_description(path: Path) -> _Description:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version is None:
+        raise CheckpointError(f"{path} is not an ATGNN configuration: it has no format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}, this atgnn {__version__} reads "
+            f"{FORMAT_VERSION}: install a matching version"
+        )
+    try:
+        return _Description.model_validate(content)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {describe_error(error)}") from None
+
+
+def _read_weights(model: ATGNN, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+    expected = model.state_dict()
+    for name in sorted(set(expected) ^ set(weights)):
+        where = "is missing from" if name in expected else "is unknown in"
+        raise CheckpointError(f"{path}: {name} {where} the weights: config.json and it disagree")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} is {tuple(value.shape)}, config.json asks for "
+                f"{tuple(expected[name].shape)}"
+            )
+        if value.is_floating_point():
+            weights[name] = value.float()
+    model.load_state_dict(weights, assign=True)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint folder, and nothing that is not one."""
+    if folder.is_dir() and not _foreign(folder):
+        shutil.rmtree(folder)

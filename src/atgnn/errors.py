@@ -1,0 +1,48 @@
+"""Errors that a user can act on.
+
+Every message says what came, what was expected and what to do, in one line. The command
+line prints the message alone; from Python they are ordinary ``ValueError`` subclasses.
+"""
+
+__all__ = [
+    "AtgnnError",
+    "AudioError",
+    "CheckpointError",
+    "ClipsError",
+    "ConfigError",
+    "LabelError",
+    "MissingExtraError",
+]
+
+
+class AtgnnError(ValueError):
+    """Something the user gave is not what was expected."""
+
+
+class AudioError(AtgnnError):
+    """A recording cannot be read, or holds no usable sound."""
+
+
+class ConfigError(AtgnnError):
+    """A preset, recipe or setting is unknown or does not fit."""
+
+
+class LabelError(AtgnnError):
+    """A label is not in the vocabulary, or two vocabularies disagree."""
+
+
+class ClipsError(AtgnnError):
+    """A table of clips is malformed or points to what is not there."""
+
+
+class CheckpointError(AtgnnError):
+    """A checkpoint is missing, damaged or made for something else."""
+
+
+class MissingExtraError(AtgnnError, ImportError):
+    """An optional package is needed; the message names the extra to install."""
+
+    @classmethod
+    def of(cls, package: str, extra: str, purpose: str) -> "MissingExtraError":
+        """Name the package, what it is for, and the command that installs it."""
+        return cls(f'{purpose} needs {package}: install it with `pip install "atgnn[{extra}]"`')

@@ -1,0 +1,26 @@
+"""Dynamic graphs over sound: who is whose neighbour, and what a node takes from them.
+
+Pure functions over tensors. Legend used in every file here:
+B batch, N query nodes, M candidate nodes, K neighbours, C channels, F frequency, T time.
+"""
+
+from atgnn.graph.max_relative import max_relative, min_relative, neighbour_extremum
+from atgnn.graph.neighbours import nearest_neighbours, shrink
+from atgnn.graph.pooling import ceil_div, mean_nodes, node_mask, pool_nodes
+from atgnn.graph.position import grid_bias, legacy_table, resize_table, sine_cosine
+
+__all__ = [
+    "ceil_div",
+    "grid_bias",
+    "legacy_table",
+    "max_relative",
+    "mean_nodes",
+    "min_relative",
+    "nearest_neighbours",
+    "neighbour_extremum",
+    "node_mask",
+    "pool_nodes",
+    "resize_table",
+    "shrink",
+    "sine_cosine",
+]

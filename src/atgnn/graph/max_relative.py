@@ -1,0 +1,84 @@
+"""Max-relative aggregation: what a node takes from its neighbours.
+
+B batch, N nodes, M candidates, K neighbours, C channels.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from atgnn.graph.precision import clips_at_once
+
+__all__ = ["max_relative", "min_relative", "neighbour_extremum"]
+
+
+def max_relative(x: Tensor, y: Tensor, neighbours: Tensor) -> Tensor:
+    """``max_j (y_j - x_i)`` for each channel: the aggregation of patch blocks (paper, eq. 2).
+
+    Equal to ``max_j y_j - x_i`` in every bit, because rounding is monotonic.
+
+    Args:
+        x: ``(B, N, C)`` nodes.
+        y: ``(B, M, C)`` candidates.
+        neighbours: ``(B, N, K)`` indices into the candidates.
+
+    Returns:
+        ``(B, N, C)``. The gradient goes to `x` and to the neighbour that won each channel.
+    """
+    return neighbour_extremum(y, neighbours, "max") - x
+
+
+def min_relative(x: Tensor, y: Tensor, neighbours: Tensor) -> Tensor:
+    """``max_j (x_i - y_j)`` for each channel: the aggregation of label blocks (paper, eq. 4).
+
+    Note the sign, opposite to `max_relative`. Shapes as there.
+    """
+    return x - neighbour_extremum(y, neighbours, "min")
+
+
+def neighbour_extremum(y: Tensor, neighbours: Tensor, reduce: Literal["max", "min"]) -> Tensor:
+    """Largest (or smallest) value among each node's neighbours, per channel: ``(B, N, C)``.
+
+    The nearest neighbour wins ties, forward and backward.
+    """
+    if neighbours.shape[0] != y.shape[0]:
+        raise ValueError(f"{neighbours.shape[0]} graphs for {y.shape[0]} clips")
+    out: Tensor = _Extremum.apply(y, neighbours, reduce == "max")
+    return out
+
+
+class _Extremum(torch.autograd.Function):
+    """Gather and reduce; the backward pass scatters to the winners alone."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, neighbours: Tensor, largest: bool) -> Tensor:
+        step = clips_at_once(neighbours[0].numel() * y.shape[2], y)
+        values, winners = [], []
+        for part, near in zip(y.split(step), neighbours.split(step), strict=True):
+            gathered = _gather(part, near)
+            if ctx.needs_input_grad[0]:
+                value, rank = gathered.max(2) if largest else gathered.min(2)
+                winners.append(near.gather(2, rank))  # (B, N, C), indices into M
+            else:
+                value = gathered.amax(2) if largest else gathered.amin(2)
+            values.append(value)
+        if winners:
+            ctx.save_for_backward(torch.cat(winners))
+            ctx.candidates = y.shape[1]
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        (winners,) = ctx.saved_tensors
+        dy = grad.new_zeros(grad.shape[0], ctx.candidates, grad.shape[2])
+        return dy.scatter_add_(1, winners, grad), None, None
+
+
+def _gather(y: Tensor, neighbours: Tensor) -> Tensor:
+    """``(B, M, C)`` and ``(B, N, K)`` to the neighbours' features ``(B, N, K, C)``."""
+    batch, candidates, channels = y.shape
+    offset = torch.arange(batch, device=y.device).view(-1, 1, 1) * candidates
+    rows = (neighbours + offset).flatten()
+    return y.reshape(-1, channels).index_select(0, rows).view(*neighbours.shape, channels)

@@ -1,0 +1,119 @@
+"""ATGNN: audio tagging graph neural network.
+
+S. Singh, C. J. Steinmetz, E. Benetos, H. Phan, D. Stowell: "ATGNN: Audio Tagging Graph Neural
+Network", IEEE Signal Processing Letters, 2023. Patch side after Vision GNN (Han et al., 2022).
+
+B batch, T frames, C channels, S labels.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from atgnn.graph import mean_nodes
+from atgnn.model.config import ModelConfig, preset
+from atgnn.model.label import LabelBranch, NoLabels
+from atgnn.model.layers import GraphUpdate, LinearNorm, Patches
+from atgnn.model.patch import PatchEncoder
+
+__all__ = ["ATGNN", "PatchHead"]
+
+
+class ATGNN(nn.Module):
+    """Log-mel spectrogram in, one logit per label out.
+
+    A convolutional stem makes patch nodes; patch blocks connect each patch to its nearest
+    neighbours, anew in every block; label blocks tie label nodes to patches and to one another.
+    The probability of a label is ``sigmoid(patch logit + label logit)`` (eq. 9).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = PatchEncoder(config)
+        self.patch_head = PatchHead(config)
+        self.label_branch = LabelBranch(config) if config.has_labels else NoLabels()
+        initialise(self)
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: object) -> "ATGNN":
+        """A new model with random weights, e.g. ``ATGNN.from_preset("pyr-s", num_labels=50)``."""
+        return cls(preset(name, **changes))
+
+    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Score a batch of normalised log-mel spectrograms.
+
+        Args:
+            mel: ``(B, T, n_mels)``, from `atgnn.frontend.FrontEnd`; with several input channels
+                (see `ModelConfig.in_channels`) ``(B, T, n_mels, in_channels)``.
+            lengths: ``(B,)`` valid frames of each clip, or None when all T are valid. What lies
+                beyond a clip's length has no influence on its logits.
+
+        Returns:
+            Logits ``(B, S)``.
+        """
+        self._check(mel, lengths)
+        stages = self.encoder(mel, lengths)
+        patch_logits = self.patch_head(stages[-1][-1])
+        label_logits = self.label_branch(self._levels(stages))
+        return patch_logits + label_logits
+
+    def _levels(self, stages: list[list[Patches]]) -> list[Patches]:
+        """The patch nodes that label blocks look at."""
+        if self.config.label_placement == "after_block":
+            return [patches for stage in stages for patches in stage]
+        return [stage[-1] for stage in stages]
+
+    def _check(self, mel: Tensor, lengths: Tensor | None) -> None:
+        bins, inputs = self.config.n_mels, self.config.in_channels
+        rest = (bins,) if inputs == 1 else (bins, inputs)
+        if tuple(mel.shape[2:]) != rest or mel.shape[1] == 0:
+            wanted = ", ".join(map(str, rest))
+            raise ValueError(
+                f"expected a batch of log-mel spectrograms (B, frames, {wanted}), "
+                f"got {tuple(mel.shape)}"
+            )
+        if lengths is not None and lengths.shape != mel.shape[:1]:
+            raise ValueError(f"expected {mel.shape[0]} lengths, got {tuple(lengths.shape)}")
+
+
+class PatchHead(nn.Module):
+    """Mean over all patches, then two linear maps to one logit per label (eq. 7)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.fc1 = LinearNorm(config.channels[-1], config.head_width)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.fc2 = nn.Linear(config.head_width, config.num_labels)
+
+    def forward(self, patches: Patches) -> Tensor:
+        """``(B, F, T, C)`` to ``(B, S)``."""
+        pooled = mean_nodes(patches.x, patches.lengths)
+        hidden = self.dropout(functional.gelu(self.fc1(pooled)))
+        out: Tensor = self.fc2(hidden)
+        return out
+
+
+@torch.no_grad()
+def initialise(model: ATGNN) -> None:
+    """Initial weights as published: Kaiming for convolutions, uniform for adjacency and readout.
+
+    Source: SPEC F6 (patches) and G2 (labels).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, GraphUpdate):
+            nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight.shape[-1]))
+            nn.init.zeros_(module.bias)
+    if isinstance(model.label_branch, LabelBranch):
+        branch = model.label_branch
+        nn.init.trunc_normal_(branch.embedding, std=0.02)
+        nn.init.uniform_(branch.readout, -1, 1).div_(math.sqrt(branch.readout.shape[1]))
+        for name, parameter in branch.named_parameters():
+            if name.endswith("adjacency"):
+                nn.init.uniform_(parameter, -1, 1).div_(math.sqrt(parameter.shape[1]))

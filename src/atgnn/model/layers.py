@@ -1,0 +1,163 @@
+"""Layers that both kinds of block use.
+
+B batch, F frequency, T time, N = F x T patches, C channels, G groups.
+Node features are channels-last everywhere: ``(B, F, T, C)`` on the grid, ``(B, N, C)`` as nodes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from atgnn.graph import node_mask
+
+__all__ = [
+    "BatchNorm",
+    "ConvNorm",
+    "DropPath",
+    "FeedForward",
+    "GraphUpdate",
+    "LinearNorm",
+    "Patches",
+    "drop_path",
+]
+
+
+class Patches(NamedTuple):
+    """Patch nodes on their frequency x time grid, and how much of it is sound."""
+
+    x: Tensor  # (B, F, T, C)
+    lengths: Tensor | None  # (B,) valid columns of each clip; None when all are valid
+
+    @property
+    def mask(self) -> Tensor | None:
+        """``(B, F, T)``, True where a node is sound."""
+        if self.lengths is None:
+            return None
+        return node_mask(self.lengths, self.x.shape[1], self.x.shape[2])
+
+    def with_features(self, x: Tensor) -> "Patches":
+        """The same grid with other features."""
+        return Patches(x, self.lengths)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over all leading axes; in training, statistics of valid rows only."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(..., C)`` to ``(..., C)``; `mask` (...) is False where a row is padding."""
+        if mask is None or not self.training:
+            return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+        normed = super().forward(x[mask])
+        return torch.zeros_like(x, dtype=normed.dtype).index_put((mask,), normed)
+
+
+class LinearNorm(nn.Module):
+    """A 1x1 convolution, i.e. one linear map for every node, and batch normalisation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.norm = BatchNorm(outputs)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(..., inputs)`` to ``(..., outputs)``."""
+        out: Tensor = self.norm(self.linear(x), mask)
+        return out
+
+
+class ConvNorm(nn.Module):
+    """A 3x3 convolution and batch normalisation on a grid of nodes; halves the grid at stride 2."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+        self.norm = BatchNorm(outputs)
+        self.stride = stride
+
+    def forward(self, patches: Patches) -> Patches:
+        """``(B, F, T, inputs)`` to ``(B, ceil(F / stride), ceil(T / stride), outputs)``.
+
+        Padding is zeroed first, so that a clip sees the same zeros beyond its end in any batch.
+        """
+        x, lengths = patches
+        mask = patches.mask
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)
+            lengths = -(-lengths // self.stride)  # type: ignore[operator]
+        # The permuted view of contiguous nodes is what cuDNN and oneDNN call channels-last: nothing
+        # is copied between layers. Any other stride would send them down a path ten times slower.
+        x = self.conv(x.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+        out = Patches(x, lengths)
+        return out.with_features(self.norm(x, out.mask))
+
+
+class GraphUpdate(nn.Module):
+    """``W_update [x_i, m_i]``: nodes and what they took from their neighbours, mixed (eq. 2 and 5).
+
+    A grouped linear map C + C -> outputs, batch normalisation and GELU. Group g reads channels
+    ``[g C/G, (g+1) C/G)`` of x and of m. The published weights interleave their input
+    (x_0, m_0, x_1, m_1, ...); ours hold the x columns first, then the m columns, which spares a
+    copy. `atgnn.model.weights` does the permutation.
+    """
+
+    def __init__(self, channels: int, outputs: int, groups: int) -> None:
+        super().__init__()
+        inputs = 2 * channels // groups
+        self.weight = nn.Parameter(torch.empty(groups, outputs // groups, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.norm = BatchNorm(outputs)
+        self.groups = groups
+
+    def forward(self, x: Tensor, m: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, N, C)`` twice to ``(B, N, outputs)``; `mask` is ``(B, N)``."""
+        groups, shape = self.groups, x.shape[:-1]
+        pair = torch.cat(
+            [
+                x.reshape(-1, groups, x.shape[-1] // groups),
+                m.reshape(-1, groups, m.shape[-1] // groups),
+            ],
+            dim=-1,
+        )  # (BN, G, 2C/G)
+        mixed = torch.matmul(pair.transpose(0, 1), self.weight.transpose(1, 2))  # (G, BN, out/G)
+        mixed = mixed.transpose(0, 1).reshape(*shape, -1) + self.bias
+        return functional.gelu(self.norm(mixed, mask))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between, around a residual, for every node by itself."""
+
+    def __init__(self, channels: int, ratio: int, drop_path: float) -> None:
+        super().__init__()
+        self.fc1 = LinearNorm(channels, ratio * channels)
+        self.fc2 = LinearNorm(ratio * channels, channels)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, N, C)`` to ``(B, N, C)``."""
+        hidden = functional.gelu(self.fc1(x, mask))
+        out: Tensor = x + self.drop_path(self.fc2(hidden, mask))
+        return out
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: training drops a clip's residual branch with probability `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, ...)`` to ``(B, ...)``; kept branches are scaled by 1 / (1 - rate)."""
+        return drop_path(x, self.rate) if self.training and self.rate > 0 else x
+
+    def extra_repr(self) -> str:
+        """Shown when the model is printed."""
+        return f"rate={self.rate:g}"
+
+
+def drop_path(x: Tensor, rate: float) -> Tensor:
+    """Zero whole clips of a batch with probability `rate`, scale the others up."""
+    keep = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(1 - rate)
+    return x * (keep / (1 - rate))

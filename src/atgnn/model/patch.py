@@ -1,0 +1,267 @@
+"""The patch side: from a log-mel spectrogram to patch nodes, and the blocks that update them (PGN).
+
+B batch, F frequency, T time, N = F x T patches, M candidates, K neighbours, C channels.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from atgnn.graph import (
+    grid_bias,
+    legacy_table,
+    max_relative,
+    nearest_neighbours,
+    node_mask,
+    pool_nodes,
+    resize_table,
+)
+from atgnn.graph.neighbours import Distance
+from atgnn.model.config import ModelConfig
+from atgnn.model.layers import ConvNorm, DropPath, FeedForward, GraphUpdate, LinearNorm, Patches
+
+__all__ = [
+    "AbsolutePosition",
+    "Grapher",
+    "GridPosition",
+    "LegacyPosition",
+    "NoPosition",
+    "PatchBlock",
+    "PatchEncoder",
+    "Stage",
+    "Stem",
+]
+
+
+class Stem(nn.Module):
+    """Overlapping convolutions that turn a spectrogram into patch nodes.
+
+    The last one has no activation. Source: Vision GNN (SPEC, F3).
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        super().__init__()
+        inputs = (in_channels, *widths[:-1])
+        self.convs = nn.ModuleList(
+            ConvNorm(a, b, stride) for a, b, stride in zip(inputs, widths, strides, strict=True)
+        )
+
+    def forward(self, patches: Patches) -> Patches:
+        """``(B, n_mels, frames, in_channels)`` to ``(B, F, T, C)``."""
+        for index, conv in enumerate(self.convs):
+            if index:
+                patches = patches.with_features(functional.gelu(patches.x))
+            patches = conv(patches)
+        return patches
+
+
+class AbsolutePosition(nn.Module):
+    """A learnable embedding added once after the stem.
+
+    Cropped in time for clips shorter than the table; for longer ones stretched (linear) by the
+    clip's own length, so that its neighbours in a batch do not matter.
+    """
+
+    def __init__(self, rows: int, columns: int, channels: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(rows, columns, channels))
+
+    def forward(self, patches: Patches) -> Patches:
+        """``(B, F, T, C)`` to the same."""
+        x, lengths = patches
+        columns, time = self.table.shape[1], x.shape[2]
+        if time <= columns:
+            return patches.with_features(x + self.table[:, :time])
+        if lengths is None:
+            lengths = torch.full((1,), time, device=x.device)
+        return patches.with_features(x + self._stretched(lengths, time))
+
+    def _stretched(self, lengths: Tensor, time: int) -> Tensor:
+        """The table at each clip's columns: ``(B,)`` lengths to ``(B, F, T, C)``."""
+        columns = self.table.shape[1]
+        steps = torch.arange(time, device=lengths.device, dtype=torch.float32)
+        scale = columns / lengths[:, None].float()
+        at = torch.where(lengths[:, None] > columns, (steps + 0.5) * scale - 0.5, steps)
+        at = at.clamp(0, columns - 1)  # (B, T)
+        low = at.floor().long()
+        high = (low + 1).clamp(max=columns - 1)
+        share = (at - low)[..., None].to(self.table.dtype)
+        mixed = self.table[:, low] * (1 - share) + self.table[:, high] * share  # (F, B, T, C)
+        return mixed.transpose(0, 1)
+
+
+class GridPosition(nn.Module):
+    """Relative position on the true frequency x time grid; nothing is stored."""
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        super().__init__()
+        self.channels, self.ratio = channels, ratio
+
+    def forward(self, patches: Patches) -> Tensor | None:
+        """The term added to squared distances: ``(N, M)``."""
+        rows, columns = patches.x.shape[1:3]
+        return grid_bias(rows, columns, self.ratio, self.channels, patches.x.device)
+
+
+class LegacyPosition(nn.Module):
+    """The published relative table, fixed at the nominal geometry and stretched to any other."""
+
+    table: Tensor
+
+    def __init__(self, channels: int, ratio: int, nodes: int) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.register_buffer("table", legacy_table(nodes, ratio, channels))
+
+    def forward(self, patches: Patches) -> Tensor | None:
+        """The term added to squared distances: ``(N, M)``, or ``(B, N, M)`` for unequal lengths."""
+        rows, columns = patches.x.shape[1:3]
+        if patches.lengths is None:
+            return self._at(rows, columns)
+        cells = pool_nodes(patches.x[:1, ..., :1], self.ratio)[0].shape
+        bias = self.table.new_zeros(len(patches.lengths), rows, columns, *cells[1:3])
+        for length in patches.lengths.unique().tolist():
+            own = self._at(rows, length)  # by the clip's own length, not the padded one
+            wide = -(-length // self.ratio)
+            own = own.view(rows, length, cells[1], wide)
+            bias[patches.lengths == length, :, :length, :, :wide] = own
+        return bias.flatten(3, 4).flatten(1, 2)
+
+    def _at(self, rows: int, columns: int) -> Tensor:
+        cells = -(-rows // self.ratio) * -(-columns // self.ratio)
+        return resize_table(self.table, rows * columns, cells)
+
+
+class NoPosition(nn.Module):
+    """No relative position: isotropic models."""
+
+    def forward(self, patches: Patches) -> Tensor | None:
+        """None."""
+        return None
+
+
+class Grapher(nn.Module):
+    """Max-relative graph convolution between two linear maps, around a residual (eq. 1 to 3).
+
+    ``x' = W_in x``, ``m_i = max_j (x'_j - x'_i)``, ``x + W_out gelu(W_update [x', m])``, a batch
+    normalisation after each linear map. The graph is built anew from x' at every call.
+    """
+
+    def __init__(
+        self, config: ModelConfig, channels: int, ratio: int, k: int, dilation: int, rate: float
+    ) -> None:
+        super().__init__()
+        self.fc1 = LinearNorm(channels, channels)
+        self.update = GraphUpdate(channels, 2 * channels, config.update_groups)
+        self.fc2 = LinearNorm(2 * channels, channels)
+        self.drop_path = DropPath(rate)
+        self.ratio, self.k, self.dilation = ratio, k, dilation
+        self.distance: Distance = config.distance
+
+    def forward(self, patches: Patches, position: Tensor | None) -> Patches:
+        """``(B, F, T, C)`` to the same; `position` is the bias of the stage's geometry."""
+        mask = patches.mask
+        x = self.fc1(patches.x, mask)
+        candidates, cells = pool_nodes(x, self.ratio, patches.lengths)
+        x_i, y_j = x.flatten(1, 2), candidates.flatten(1, 2)  # (B, N, C), (B, M, C)
+        neighbours = nearest_neighbours(
+            x_i,
+            y_j,
+            self.k,
+            self.dilation,
+            bias=position,
+            candidate_mask=None if cells is None else _cell_mask(cells, candidates),
+            distance=self.distance,
+        )
+        m_i = max_relative(x_i, y_j, neighbours)
+        nodes = None if mask is None else mask.flatten(1)
+        out = self.fc2(self.update(x_i, m_i, nodes), nodes)
+        return patches.with_features(patches.x + self.drop_path(out).view(patches.x.shape))
+
+    def extra_repr(self) -> str:
+        """Shown when the model is printed."""
+        return f"k={self.k}, dilation={self.dilation}, ratio={self.ratio}"
+
+
+def _cell_mask(cells: Tensor, candidates: Tensor) -> Tensor:
+    return node_mask(cells, candidates.shape[1], candidates.shape[2]).flatten(1)
+
+
+class PatchBlock(nn.Module):
+    """PGN: a graph convolution, then a feed-forward network."""
+
+    def __init__(self, config: ModelConfig, stage: int, index: int) -> None:
+        super().__init__()
+        channels, rate = config.channels[stage], config.drop_paths[index]
+        self.grapher = Grapher(
+            config,
+            channels,
+            config.reductions[stage],
+            config.neighbours[index],
+            config.dilations[index],
+            rate,
+        )
+        self.ffn = FeedForward(channels, config.ffn_ratio, rate)
+
+    def forward(self, patches: Patches, position: Tensor | None) -> Patches:
+        """``(B, F, T, C)`` to the same."""
+        patches = self.grapher(patches, position)
+        return patches.with_features(self.ffn(patches.x, patches.mask))
+
+
+class Stage(nn.Module):
+    """Patch blocks on one grid, after a convolution that brings the nodes there."""
+
+    def __init__(self, config: ModelConfig, stage: int) -> None:
+        super().__init__()
+        channels, ratio = config.channels[stage], config.reductions[stage]
+        self.entry: nn.Module = nn.Identity()
+        if stage:
+            self.entry = ConvNorm(config.channels[stage - 1], channels, stride=2)
+        self.position = self._position(config, stage, channels, ratio)
+        first = sum(config.blocks[:stage])
+        self.blocks = nn.ModuleList(
+            PatchBlock(config, stage, first + i) for i in range(config.blocks[stage])
+        )
+
+    @staticmethod
+    def _position(config: ModelConfig, stage: int, channels: int, ratio: int) -> nn.Module:
+        if config.position == "grid":
+            return GridPosition(channels, ratio)
+        if config.position == "legacy":
+            rows, columns = config.grid(config.nominal_frames, stage)
+            return LegacyPosition(channels, ratio, rows * columns)
+        return NoPosition()
+
+    def forward(self, patches: Patches) -> Iterator[Patches]:
+        """Yield the patch nodes after every block."""
+        patches = self.entry(patches)
+        position = self.position(patches)
+        for block in self.blocks:
+            patches = block(patches, position)
+            yield patches
+
+
+class PatchEncoder(nn.Module):
+    """Stem, absolute position and stages: from a log-mel spectrogram to patch nodes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.stem = Stem(config.in_channels, config.stem_widths, config.stem_strides)
+        rows, columns = config.grid(config.nominal_frames)
+        self.position: nn.Module = nn.Identity()
+        if config.absolute_position:
+            self.position = AbsolutePosition(rows, columns, config.channels[0])
+        self.stages = nn.ModuleList(Stage(config, i) for i in range(len(config.channels)))
+
+    def forward(self, mel: Tensor, lengths: Tensor | None = None) -> list[list[Patches]]:
+        """``(B, T, n_mels[, in_channels])`` to the patch nodes after every block, by stage."""
+        image = mel.reshape(*mel.shape[:3], -1).transpose(1, 2)  # (B, F, T, in_channels)
+        patches = self.position(self.stem(Patches(image, lengths)))
+        stages = []
+        for stage in self.stages:
+            stages.append(list(stage(patches)))
+            patches = stages[-1][-1]
+        return stages

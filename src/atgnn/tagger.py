@@ -1,0 +1,404 @@
+"""Any sound in, its tags out.
+
+A recording is decoded in windows (10 s in most checkpoints), without overlap; windows of several
+recordings share a batch; a recording's scores are the mean of its windows'. Decoding runs in
+background threads, a little ahead of the network, so that memory does not grow with the length
+of a recording or the number of them.
+
+B windows in a batch, S samples, L labels, W windows of a recording.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from atgnn import audio
+from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
+from atgnn.errors import AtgnnError, AudioError, ConfigError
+from atgnn.tags import Failure, Selector, Tagging, check_choice, printable
+
+__all__ = ["BandWarning", "Excerpt", "Scores", "Tagger", "choose_device"]
+
+DECODERS = max(2, min(4, os.cpu_count() or 2))  # threads
+FIRST_DRAW = 2  # windows: one more than a short clip has, so that its end is seen at once
+
+
+class BandWarning(UserWarning):
+    """Most of a recording's energy lies where the model does not listen."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The part of a source from `start` to `end` seconds (None: to its end)."""
+
+    source: audio.Source
+    start: float = 0.0
+    end: float | None = None
+
+
+Taggable: TypeAlias = "audio.Source | Excerpt"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one recording.
+
+    Attributes:
+        path: what was given; None for samples and bytes.
+        windows: float32 (W, L), the scores of every window.
+        seconds: float64 (W,), the length of every window; all but the last are equal.
+    """
+
+    path: str | None
+    windows: np.ndarray
+    seconds: np.ndarray
+
+    @property
+    def duration(self) -> float:
+        """Length of the recording in seconds."""
+        return float(self.seconds.sum())
+
+    @property
+    def mean(self) -> np.ndarray:
+        """float32 (L,): the mean over windows, each counting by its length.
+
+        So the 0.2 s left over at the end of a recording do not weigh as much as 10 s.
+        """
+        mean: np.ndarray = np.average(self.windows, axis=0, weights=self.seconds)
+        return mean.astype(np.float32)
+
+
+class Tagger:
+    """A model ready to tag recordings.
+
+    >>> tagger = Tagger.from_pretrained()  # doctest: +SKIP
+    >>> for tag in tagger.tag("dog.wav"):  # doctest: +SKIP
+    ...     print(tag.label, tag.score)
+
+    A recording may be a path, a file's bytes, a binary file object, ``(samples, rate)`` or an
+    `Excerpt` of one. Whatever it is batched with, its scores are the same (within 1e-4).
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
+        """Takes the checkpoint's model over: moves it to `device` and into evaluation mode."""
+        self.checkpoint = checkpoint
+        self.device = choose_device(device)
+        self.model = checkpoint.model.to(self.device).eval()
+        self.front_end = checkpoint.make_front_end().to(self.device)
+        self.selector = Selector(checkpoint.vocabulary, checkpoint.thresholds)
+        self._warned = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
+        device: str | torch.device | None = None,
+        **hub: Any,
+    ) -> Tagger:
+        """A tagger from a shipped model, a checkpoint folder or a hub repository.
+
+        `device` is "cpu", "cuda", "cuda:1", "mps" or "auto" (also None): an accelerator where
+        there is one. Further arguments go to `Checkpoint.from_pretrained`.
+
+        Raises:
+            CheckpointError: no such model, or it is damaged.
+            ConfigError: no such device.
+        """
+        device = choose_device(device)
+        return cls(Checkpoint.from_pretrained(name_or_path, **hub), device)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the scores."""
+        return self.checkpoint.vocabulary.names
+
+    # ------------------------------------------------------------------ one recording
+
+    def tag(
+        self,
+        source: Taggable,
+        top: int | None = None,
+        threshold: float | None = None,
+        ancestors: bool = False,
+    ) -> Tagging:
+        """The tags of one recording, best first; see `atgnn.tags.Selector` for the choice.
+
+        Raises:
+            AudioError: the recording is missing, unreadable, empty or not finite.
+        """
+        taggings = self.tag_many([source], top=top, threshold=threshold, ancestors=ancestors)
+        (tagging,) = taggings
+        assert isinstance(tagging, Tagging)
+        return tagging
+
+    def scores(self, source: Taggable) -> np.ndarray:
+        """float32 (L,): the score of every label, from 0 to 1; errors as `tag`."""
+        return self._score_one(source).mean
+
+    def window_scores(self, source: Taggable) -> np.ndarray:
+        """float32 (W, L): scores of every window; window i starts at i * window_seconds."""
+        return self._score_one(source).windows
+
+    def _score_one(self, source: Taggable) -> Scores:
+        (scores,) = self.score_many([source])
+        assert isinstance(scores, Scores)
+        return scores
+
+    # ------------------------------------------------------------------ many recordings
+
+    def tag_many(
+        self,
+        sources: Iterable[Taggable],
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+        ancestors: bool = False,
+        batch_size: int | None = None,
+        on_error: Literal["raise", "collect"] = "raise",
+    ) -> Iterator[Tagging | Failure]:
+        """Tag any number of recordings; yields in order, as soon as results are there.
+
+        `sources` may be a generator: it is drawn from two batches ahead. With
+        ``on_error="collect"`` a bad recording gives a `Failure` in its place and the rest go on.
+        """
+        check_choice(top, threshold)
+        for result in self.score_many(sources, batch_size=batch_size, on_error=on_error):
+            if isinstance(result, Failure):
+                yield result
+                continue
+            yield self.selector.tagging(
+                result.path,
+                result.duration,
+                result.mean,
+                top=top,
+                threshold=threshold,
+                ancestors=ancestors,
+            )
+
+    def score_many(
+        self,
+        sources: Iterable[Taggable],
+        *,
+        batch_size: int | None = None,
+        on_error: Literal["raise", "collect"] = "raise",
+    ) -> Iterator[Scores | Failure]:
+        """As `tag_many`, but the scores of all labels in every window.
+
+        `batch_size` is the number of windows that go through the network together: by default 4
+        on a CPU and 32 elsewhere.
+        """
+        size = self._checked_batch_size(batch_size)
+        begun: deque[_Job] = deque()
+        batch: list[tuple[_Job, np.ndarray]] = []
+        with closing(self._decoded(sources, size)) as decoded:
+            for job, window in decoded:
+                if not begun or begun[-1] is not job:
+                    begun.append(job)
+                if window is None:
+                    job.decoded = True
+                else:
+                    batch.append((job, window))
+                if len(batch) == size:
+                    self._score(batch)
+                    batch = []
+                while begun and begun[0].complete:
+                    yield self._result(begun.popleft(), on_error)
+        if batch:
+            self._score(batch)
+        while begun:
+            yield self._result(begun.popleft(), on_error)
+
+    def _checked_batch_size(self, batch_size: int | None) -> int:
+        if batch_size is None:
+            return 4 if self.device.type == "cpu" else 32
+        if batch_size < 1:
+            raise ConfigError(f"batch size {batch_size}: give the number of windows, 1 or more")
+        return batch_size
+
+    # ------------------------------------------------------------------ decoding, ahead
+
+    def _decoded(
+        self, sources: Iterable[Taggable], batch_size: int
+    ) -> Generator[tuple[_Job, np.ndarray | None], None, None]:
+        """Windows of all recordings in order, and None after the last window of each.
+
+        The next recordings have their first windows decoded meanwhile, and the current one its
+        next batch: this bounds what waits in memory to a few batches of windows.
+        """
+        waiting = iter(sources)
+        ahead: deque[_Job] = deque()
+        pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="atgnn-decoder")
+        try:
+            while True:
+                for source in islice(waiting, 2 * batch_size - len(ahead)):
+                    ahead.append(_Job(self, source, pool))
+                if not ahead:
+                    return
+                job = ahead.popleft()
+                yield from ((job, window) for window in job.all_windows(batch_size))
+                yield job, None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _windows_of(self, excerpt: Excerpt) -> Iterator[np.ndarray]:
+        """Windows (S,) of a recording; runs on a decoder's thread."""
+        self._check_band(excerpt)
+        yield from audio.stream(
+            excerpt.source,
+            self.front_end.config.sample_rate,
+            block_seconds=self.checkpoint.window_seconds,
+            start=excerpt.start,
+            end=excerpt.end,
+        )
+
+    def _check_band(self, excerpt: Excerpt) -> None:
+        """Warn, once in a tagger's life, of a recording that the model can hardly hear."""
+        if self._warned or not _readable_twice(excerpt.source):
+            return
+        low, high = self.front_end.config.band
+        share = audio.source_band_share(excerpt.source, low, high)
+        if share < 0.5 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{printable(_name(excerpt.source) or 'the recording given')}: only {share:.0%} "
+                f"of its energy lies between {low:g} and {high:g} Hz, where the model listens, so "
+                "its tags may be wrong (this is said once, for the first such recording)",
+                BandWarning,
+                stacklevel=2,
+            )
+
+    # ------------------------------------------------------------------ the network
+
+    def _score(self, batch: list[tuple[_Job, np.ndarray]]) -> None:
+        """Put windows through the network together and hand the scores to their recordings."""
+        scores = self._network([window for _, window in batch])
+        for (job, _), row in zip(batch, scores, strict=True):
+            job.scores.append(row)
+
+    @torch.inference_mode()
+    def _network(self, windows: list[np.ndarray]) -> np.ndarray:
+        """Scores (B, L) of windows (S,) of unequal length."""
+        sizes = [len(window) for window in windows]
+        padded = np.zeros((len(windows), max(sizes)), np.float32)
+        for row, window in zip(padded, windows, strict=True):
+            row[: len(window)] = window
+        wave = torch.from_numpy(padded).to(self.device)
+        ragged = min(sizes) < max(sizes)
+        lengths = torch.tensor(sizes, device=self.device) if ragged else None
+        features, frames = self.front_end(wave, lengths)
+        logits = self.model(features, frames if ragged else None).float()
+        softmax = self.checkpoint.activation == "softmax"
+        scores: np.ndarray = (logits.softmax(-1) if softmax else logits.sigmoid()).cpu().numpy()
+        return scores
+
+    def _result(self, job: _Job, on_error: str) -> Scores | Failure:
+        if job.error is None and not np.isfinite(job.scores).all():
+            job.error = AudioError(
+                f"{printable(job.path or 'the recording given')}: its scores are not finite: its "
+                "samples are far beyond [-1, 1], or the model is damaged"
+            )
+        if job.error is None:
+            rate = self.front_end.config.sample_rate
+            return Scores(job.path, np.stack(job.scores), np.asarray(job.sizes) / rate)
+        if on_error == "raise":
+            raise job.error
+        return Failure(job.path, job.error)
+
+
+@dataclass(eq=False)
+class _Job:
+    """One recording on its way: its windows as they are decoded, its scores as they come."""
+
+    tagger: Tagger
+    source: Taggable
+    pool: ThreadPoolExecutor
+    path: str | None = None
+    decoded: bool = False
+    error: AtgnnError | None = None
+    scores: list[np.ndarray] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        excerpt = self.source if isinstance(self.source, Excerpt) else Excerpt(self.source)
+        self.path = _name(excerpt.source)
+        self._windows = self.tagger._windows_of(excerpt)
+        self._asked = FIRST_DRAW
+        self._drawn: Future[list[np.ndarray]] = self.pool.submit(self._draw, FIRST_DRAW)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all windows are decoded and scored."""
+        return self.decoded and (self.error is not None or len(self.scores) == len(self.sizes))
+
+    def _draw(self, count: int) -> list[np.ndarray]:
+        return list(islice(self._windows, count))
+
+    def all_windows(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Every window; while one batch is used, the next is decoded. Errors end it quietly."""
+        while True:
+            try:
+                windows = self._drawn.result()
+            except AtgnnError as error:
+                self.error = error
+                return
+            except OSError as error:  # a disk or a network drive that fails on the way
+                name = printable(self.path or "the file given")
+                self.error = AudioError(f"{name}: cannot be read ({error.strerror or error})")
+                return
+            last = len(windows) < self._asked
+            if not last:
+                self._asked = batch_size
+                self._drawn = self.pool.submit(self._draw, batch_size)
+            self.sizes += [len(window) for window in windows]
+            yield from windows
+            if last:
+                return
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device called `device`; for "auto" or None CUDA, else MPS, else the CPU.
+
+    ConfigError when this machine has no such device.
+    """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(
+            f"device {str(device)!r} is not available here: give auto, cpu, cuda or mps"
+        ) from None
+    if chosen.type == "meta":
+        raise ConfigError("device 'meta' computes nothing: give auto, cpu, cuda or mps")
+    return chosen
+
+
+def _name(source: audio.Source) -> str | None:
+    """What to call a source: its path, or None."""
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else None
+
+
+def _readable_twice(source: audio.Source) -> bool:
+    """Whether looking at a source leaves it as it was: not so for pipes."""
+    if isinstance(source, str | os.PathLike):
+        return os.path.isfile(source)
+    return isinstance(source, bytes | tuple) or bool(
+        hasattr(source, "seekable") and source.seekable()
+    )

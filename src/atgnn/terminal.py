@@ -1,0 +1,167 @@
+"""What the command line shows: results, one-line messages, warnings and progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from atgnn.errors import AtgnnError
+
+if TYPE_CHECKING:
+    from atgnn.model.cost import Cost
+    from atgnn.tags import Failure, Tagging
+
+__all__ = ["Results", "counter", "expand", "models_table", "say", "show_warnings", "tracked"]
+
+#: More recordings than this get one line each.
+COMPACT_FROM = 9
+
+#: More recordings than this get a progress bar.
+PROGRESS_FROM = 5
+
+
+def say(message: object, kind: str = "") -> None:
+    """One line on stderr."""
+    text = " ".join(str(message).split())
+    print(f"atgnn: {kind}{text}", file=sys.stderr, flush=True)
+
+
+def show_warnings() -> None:
+    """From now on, our warnings are one line each on stderr, and others as Python has them."""
+    from atgnn.audio import AudioWarning
+    from atgnn.tagger import BandWarning
+
+    ours, plain = (AudioWarning, BandWarning), warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, ours):
+            say(message, "warning: ")
+        else:
+            plain(message, category, *rest, **more)
+
+    warnings.showwarning = show
+    for category in ours:
+        warnings.simplefilter("always", category)
+
+
+def expand(paths: Iterable[str]) -> Iterator[str | AtgnnError]:
+    """Files as they are, folders as the sounds inside, each below the folder as it was given."""
+    from atgnn.audio import find_sounds
+
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        try:
+            for sound in find_sounds(path):
+                yield os.path.join(path, os.path.relpath(sound, path))
+        except AtgnnError as error:
+            yield error
+
+
+class Results:
+    """Writes taggings to stdout as they come: JSON lines, blocks, or lines in long lists."""
+
+    def __init__(self, paths: Sequence[str], as_json: bool) -> None:
+        from atgnn.tags import printable
+
+        self.console = Console(soft_wrap=True, highlight=False, markup=False)
+        self.total, self.as_json = len(paths), as_json
+        self.compact = self.total >= COMPACT_FROM
+        self._width = min(48, max((len(printable(path)) for path in paths), default=0))
+        self._begun = False
+
+    def write_all(self, results: Iterable[Tagging | Failure]) -> int:
+        """Write every result, failures to stderr; returns the number of failures."""
+        from atgnn.tags import Failure
+
+        failures = 0
+        for result in tracked(results, self.total, self.console):
+            if isinstance(result, Failure):
+                failures += 1
+                say(result)
+            else:
+                self._write(result)
+        return failures
+
+    def _write(self, tagging: Tagging) -> None:
+        if self.as_json:
+            self.console.out(tagging.to_json(), highlight=False)
+        elif self.compact:
+            self.console.print(tagging.line(self._width))
+        else:
+            if self._begun:
+                self.console.print()
+            self.console.print(tagging)
+        self._begun = True
+        self.console.file.flush()
+
+
+def tracked(items: Iterable[Any], total: int, output: Console | None = None) -> Iterator[Any]:
+    """The items, with a progress bar on long lists where stderr is a terminal."""
+    with counter(total, output) as progress:
+        for done, item in enumerate(items):
+            progress(done)
+            yield item
+
+
+@contextmanager
+def counter(total: int, output: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """A function that takes the number done and moves a bar, on long lists in a terminal.
+
+    `output` is the console that results go to meanwhile: where it is the same terminal, bar and
+    results have to share it.
+    """
+    if total <= PROGRESS_FROM or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    shared = output is not None and output.is_terminal
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=output if shared else Console(stderr=True),
+        redirect_stdout=shared,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:
+    """Presets with their size and work, the paper's figures beside ours."""
+    from rich import box
+    from rich.table import Table
+
+    from atgnn.model.cost import PAPER
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"Presets with {classes} classes; work for {frames} frames",
+        title_justify="left",
+        caption="trainable: parameters that learn; stored: with frozen relative tables; GMAC: 1e9 "
+        "multiply-accumulates; paper: its Tables I and II, at 200 classes",
+        caption_justify="left",
+    )
+    table.add_column("preset")
+    for name in ("trainable", "paper", "stored", "GMAC", "paper"):
+        table.add_column(name, justify="right", style="dim" if name == "paper" else "")
+    for name, cost in costs.items():
+        millions, work = PAPER.get(name, (None, None))
+        table.add_row(
+            name,
+            f"{cost.trainable_parameters / 1e6:.2f} M",
+            "" if millions is None else f"{millions:.1f} M",
+            f"{cost.stored_parameters / 1e6:.2f} M",
+            f"{cost.gmacs:.2f}",
+            "" if work is None else f"{work:.2f}",
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Training: recipes, augmentation, the loop, and the folder a run leaves behind."""

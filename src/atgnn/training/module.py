@@ -1,0 +1,141 @@
+"""What one step of training does."""
+
+import math
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from atgnn.frontend import FrontEnd
+from atgnn.metrics import Metrics, evaluate_scores
+from atgnn.model import ATGNN
+from atgnn.training.augment import mask_features, shift_frequency
+from atgnn.training.loading import Batch
+from atgnn.training.recipe import OptimSettings, Recipe
+
+__all__ = ["TaggingModule", "learning_rate_factor", "masked_loss"]
+
+
+class TaggingModule(lightning.LightningModule):
+    """Front end, model, loss and metrics of a run."""
+
+    def __init__(
+        self, recipe: Recipe, model: ATGNN, labels: tuple[str, ...], steps_per_epoch: int
+    ) -> None:
+        super().__init__()
+        self.recipe, self.labels, self.steps_per_epoch = recipe, labels, steps_per_epoch
+        self.front_end = FrontEnd(recipe.front_end_config())
+        self.model = model
+        self.metrics: Metrics | None = None
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def on_train_epoch_start(self) -> None:
+        """Every draw of the epoch is a function of the seed and the epoch."""
+        epoch = self.current_epoch
+        loader: Any = self.trainer.train_dataloader
+        loader.dataset.set_epoch(epoch)
+        torch.manual_seed(self.recipe.seed * 100_003 + epoch)
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        """Loss of a batch."""
+        logits = self.model(*self._features(batch, augmented=True))
+        loss = masked_loss(
+            logits, batch.targets, self.recipe.task, self.recipe.optim.label_smoothing
+        )
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(logits))
+        return loss
+
+    def validation_step(self, batch: Batch, step: int) -> None:
+        """Scores of a batch, kept for the epoch's metrics."""
+        logits = self.model(*self._features(batch, augmented=False)).float()
+        self._seen.append((logits.cpu(), batch.targets.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics over all validation clips."""
+        logits = torch.cat([pair[0] for pair in self._seen])
+        targets = torch.cat([pair[1] for pair in self._seen])
+        self._seen.clear()
+        single = self.recipe.task == "single_label"
+        scores = (logits.softmax(1) if single else logits.sigmoid()).numpy().astype(np.float64)
+        self.metrics = evaluate_scores(targets.numpy(), scores, self.labels, single_label=single)
+        self.log("val_loss", masked_loss(logits, targets, self.recipe.task))
+        self.log("val_mAP", self.metrics.mean_ap, prog_bar=True)
+        if self.metrics.accuracy is not None:
+            self.log("val_accuracy", self.metrics.accuracy, prog_bar=True)
+
+    def _features(self, batch: Batch, *, augmented: bool) -> tuple[Tensor, Tensor | None]:
+        """The model's input; lengths are left out where all clips are equally long."""
+        features, lengths = self.front_end.log_mel(batch.wave, batch.lengths)
+        if augmented:
+            settings, generator = self.recipe.augment, torch.default_generator
+            if settings.frequency_shift:
+                features = shift_frequency(features, settings.frequency_shift, generator)
+            features = mask_features(features, lengths, settings, generator)
+        features = self.front_end.normalise(features, lengths)
+        equal = bool((lengths == features.shape[1]).all())
+        return features, None if equal else lengths
+
+    def configure_optimizers(self) -> Any:
+        """Adam or AdamW, with a factor per step from `learning_rate_factor`."""
+        settings = self.recipe.optim
+        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(
+            _groups(self.model, settings), lr=settings.learning_rate, betas=settings.betas
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, self.steps_per_epoch, settings)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def _groups(model: ATGNN, settings: OptimSettings) -> list[dict[str, Any]]:
+    """Adam decays all parameters, as published; AdamW spares vectors (biases, norms)."""
+    parameters = list(model.parameters())
+    if settings.optimizer == "adam":
+        return [{"params": parameters, "weight_decay": settings.weight_decay}]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate_factor(step: int, steps_per_epoch: int, settings: OptimSettings) -> float:
+    """Share of the recipe's learning rate that update number `step` (from 0) uses.
+
+    Linear warm-up; then half as much after each milestone epoch, or a cosine down to zero.
+    """
+    if settings.warmup_steps and step < settings.warmup_steps:
+        warm = (step + 1) / settings.warmup_steps
+    else:
+        warm = 1.0
+    if settings.schedule == "constant":
+        return warm
+    if settings.schedule == "halving":
+        epoch = step // steps_per_epoch + 1
+        return warm * 0.5 ** sum(epoch > milestone for milestone in settings.milestones)
+    total = max(1, settings.epochs * steps_per_epoch - settings.warmup_steps)
+    done = min(1.0, max(0, step - settings.warmup_steps) / total)
+    return warm * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def masked_loss(logits: Tensor, targets: Tensor, task: str, smoothing: float = 0.0) -> Tensor:
+    """Mean loss in float32; unknown (NaN) cells take no part.
+
+    ``multi_label``: binary cross-entropy over the known cells of ``(B, L)``. ``single_label``:
+    cross-entropy over clips; a clip with an unknown cell is left out.
+    """
+    logits, known = logits.float(), ~targets.isnan()
+    if task == "single_label":
+        whole = known.all(1)
+        truth = targets.nan_to_num()
+        loss = functional.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing)
+        return (loss * whole).sum() / whole.sum().clamp(min=1)
+    truth = targets.nan_to_num() * (1 - smoothing) + smoothing / 2
+    cells = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return (cells * known).sum() / known.sum().clamp(min=1)

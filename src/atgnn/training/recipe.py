@@ -1,0 +1,226 @@
+"""A recipe: every knob of a training run, validated, readable, saved with the run."""
+
+import difflib
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atgnn.errors import ConfigError
+from atgnn.frontend import FRONT_ENDS, FrontEndConfig
+from atgnn.model.config import ModelConfig, describe_error, preset
+
+__all__ = [
+    "AugmentSettings",
+    "DataSettings",
+    "OptimSettings",
+    "Recipe",
+    "load_recipe",
+    "recipe_names",
+]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Settings):
+    """Which clips, which labels, and how they are divided."""
+
+    clips: tuple[str, ...] = Field((), description="tables or folders of clips; may be one string")
+    label_column: str = Field("labels", description="column of the table that names the labels")
+    vocabulary: str | None = Field(
+        None, description="'audioset', 'fsd50k', a CSV file, or nothing: the labels of the clips"
+    )
+    drop_other_labels: bool = Field(False, description="ignore labels outside the vocabulary")
+    ontology: bool = Field(True, description="a label makes its AudioSet ancestors true as well")
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="rows to train on: column: value"
+    )
+    validation: dict[str, Any] = Field(default_factory=dict, description="rows to validate on")
+    test: dict[str, Any] = Field(default_factory=dict, description="rows nobody looks at here")
+    validation_share: float = Field(
+        0.1, ge=0, lt=1, description="held out by author where `validation` names no rows"
+    )
+    cache_gigabytes: float = Field(4.0, ge=0, description="decoded sound kept in memory")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("clips"), str):
+            values = {**values, "clips": (values["clips"],)}
+        return values
+
+
+class AugmentSettings(_Settings):
+    """Random changes to training clips. Zero switches one off."""
+
+    crop_seconds: float | None = Field(None, gt=0, description="train on excerpts of this length")
+    gain_db: float = Field(0.0, ge=0, description="level changes by up to this much either way")
+    roll: float = Field(0.0, ge=0, le=1, description="share of clips shifted in time, cyclically")
+    mixup_probability: float = Field(0.5, ge=0, le=1)
+    mixup_alpha: float = Field(10.0, gt=0, description="weights are drawn from Beta(alpha, alpha)")
+    frequency_mask: int = Field(48, ge=0, description="widest mask, in mel bins")
+    time_mask: int = Field(192, ge=0, description="widest mask, in frames")
+    masks: int = Field(1, ge=0, description="masks of each kind")
+    frequency_shift: int = Field(0, ge=0, description="shift up or down by up to so many mel bins")
+
+
+class OptimSettings(_Settings):
+    """Optimiser and schedule. Defaults are the paper's for FSD50K."""
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(5e-4, gt=0)
+    betas: tuple[float, float] = (0.95, 0.999)
+    weight_decay: float = Field(5e-7, ge=0)
+    batch_size: int = Field(24, ge=2)
+    epochs: int = Field(50, ge=1)
+    warmup_steps: int = Field(1000, ge=0, description="linear, per step")
+    schedule: Literal["halving", "cosine", "constant"] = "halving"
+    milestones: tuple[int, ...] = Field(
+        tuple(range(10, 50, 5)), description="epochs after which `halving` halves the rate"
+    )
+    gradient_clip: float = Field(1.0, ge=0, description="largest norm; 0 is off")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class Recipe(_Settings):
+    """All of a run. `atgnn train` saves the resolved one as ``recipe.yaml``."""
+
+    name: str
+    description: str = ""
+    task: Literal["multi_label", "single_label"] = "multi_label"
+    model: dict[str, Any] = Field(
+        default_factory=lambda: {"preset": "pyr-s"}, description="a preset, and fields to change"
+    )
+    front_end: dict[str, Any] = Field(
+        default_factory=lambda: {"preset": "paper"}, description="a preset, and fields to change"
+    )
+    init: str | None = Field(None, description="published weights or a checkpoint to start from")
+    data: DataSettings = DataSettings()
+    augment: AugmentSettings = AugmentSettings()
+    optim: OptimSettings = OptimSettings()
+    select: Literal["best", "last"] = Field("best", description="which epoch's weights to keep")
+    window_seconds: float = Field(10.0, gt=0, description="longer clips are cut to this length")
+    seed: int = 42
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    workers: int = Field(0, ge=0, description="loader processes")
+    devices: int | Literal["auto"] = "auto"
+    save_half: bool = Field(True, description="store the final weights in half precision")
+
+    @model_validator(mode="after")
+    def _parts_exist(self) -> "Recipe":
+        self.front_end_config()
+        self.model_config_for(2)
+        return self
+
+    def front_end_config(self) -> FrontEndConfig:
+        """The front end: its preset with the recipe's changes."""
+        changes = dict(self.front_end)
+        name = changes.pop("preset", "paper")
+        if name not in FRONT_ENDS:
+            raise ConfigError(f"unknown front end {name!r}: choose from {', '.join(FRONT_ENDS)}")
+        return FrontEndConfig.model_validate({**FRONT_ENDS[name].model_dump(), **changes})
+
+    def model_config_for(self, num_labels: int) -> ModelConfig:
+        """The model's configuration for so many labels."""
+        changes = dict(self.model)
+        name = changes.pop("preset", "pyr-s")
+        front_end = self.front_end_config()
+        return preset(name, **{"n_mels": front_end.n_mels, **changes, "num_labels": num_labels})
+
+    def to_yaml(self) -> str:
+        """The recipe as a file that `load_recipe` reads back."""
+        text: str = yaml.safe_dump(
+            self.model_dump(mode="json"), sort_keys=False, allow_unicode=True
+        )
+        return text
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship."""
+    folder = resources.files("atgnn.training") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir())
+
+
+def load_recipe(name_or_path: str | os.PathLike[str], overrides: list[str] | None = None) -> Recipe:
+    """A recipe that ships, or a YAML file, with ``key=value`` overrides (dots for nested keys).
+
+    Values are YAML: ``optim.epochs=10``, ``data.validation={fold: 2}``.
+
+    Raises:
+        ConfigError: no such recipe, unknown key (the nearest is suggested), or a bad value.
+    """
+    path = Path(name_or_path)
+    shipped = resources.files("atgnn.training") / "recipes" / f"{name_or_path}.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"no recipe file {path}")
+        text = path.read_text(encoding="utf-8")
+    elif shipped.is_file():
+        text = shipped.read_text(encoding="utf-8")
+    else:
+        raise ConfigError(
+            f"unknown recipe {str(name_or_path)!r}{_near(str(name_or_path), recipe_names())}: "
+            f"give a .yaml file or one of {', '.join(recipe_names())}"
+        )
+    values = _parse(text, str(name_or_path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {name_or_path}: expected settings, got {type(values).__name__}")
+    for override in overrides or []:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"recipe {name_or_path}: {_explain(error)}") from None
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"recipe {origin}: not readable YAML: {reason}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Put one ``a.b=value`` into nested settings."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"expected key=value after --set, got {override!r}")
+    *parents, last = key.strip().split(".")
+    place = values
+    for parent in parents:
+        child = place.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"cannot set {key}: {parent} is not a group of settings")
+        place = child
+    place[last] = _parse(text, f"--set {override}")
+
+
+def _explain(error: ValidationError) -> str:
+    """As `describe_error`, with the nearest known key where one is unknown."""
+    for entry in error.errors():
+        if entry["type"] == "extra_forbidden":
+            *parents, key = (str(step) for step in entry["loc"])
+            known = _known_keys(parents)
+            where = ".".join([*parents, key])
+            return f"unknown key {where}{_near(key, known)} Known: {', '.join(known)}"
+    return describe_error(error)
+
+
+def _known_keys(parents: list[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for parent in parents:
+        annotation = model.model_fields[parent].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
+
+
+def _near(name: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
