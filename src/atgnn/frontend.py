@@ -38,7 +38,7 @@ _Self = TypeVar("_Self", bound="FrontEnd")
 POWER_FLOOR = 1.1920928955078125e-07
 
 #: Frames that a CPU works on at once: its buffers stay in the cache (2.5 times faster at B = 32).
-_FRAMES_AT_ONCE = 512
+_FRAMES_AT_ONCE = 256
 
 #: Filters multiplied at once: neighbours share few FFT bins, so most of the bank is zeros.
 _FILTERS_AT_ONCE = 32
@@ -183,18 +183,20 @@ class FrontEndConfig(BaseModel):
         return frames * self.hop / self.sample_rate
 
 
-#: Settings by name. The statistics of "paper" are PSLA's; those of "wide-32k" are measured
-#: on the 400 clips of ESC-10 by `python benchmarks/frontend.py --statistics`.
+#: Settings by name. "paper": 16 kHz with PSLA's statistics. "wide-32k", for wildlife and
+#: music: the same frames in time, an octave more above. Its statistics are over every cell of
+#: ESC-10, whose 400 clips (some with digital silence) are 44.1 kHz recordings of animals,
+#: weather, machines and people: `python benchmarks/frontend.py --preset wide-32k --statistics`.
 FRONT_ENDS = {
     "paper": FrontEndConfig(),
-    "wide-32k": FrontEndConfig(sample_rate=32_000, f_min=50.0, mean=0.0, std=1.0),
+    "wide-32k": FrontEndConfig(sample_rate=32_000, mean=-5.9597, std=5.8619),
 }
 
 
 class FrontEnd(nn.Module):
     """Waveform (B, S) -> normalised log-mel (B, T, F), float32, with each clip's frames.
 
-    Equal to Kaldi's filter bank (SPEC A3) at the paper's settings. The features of a clip do
+    Equal to Kaldi's filter bank at the paper's settings. The features of a clip do
     not depend on what it is batched with, and cells past its end are 0. A clip shorter than
     one window is completed with zeros, so there is always at least one frame. A filter that
     holds no FFT bin (number 3 at the paper's settings) is ln(2^-23) everywhere, as in Kaldi.
@@ -232,6 +234,7 @@ class FrontEnd(nn.Module):
             AudioError: as `forward`.
         """
         _check(wave, lengths)
+        lengths = None if lengths is None else lengths.to(wave.device)
         frames = self.config.samples_to_frames(wave.shape[1])
         with torch.autocast(device_type=wave.device.type, enabled=False):
             if wave.device.type == "cpu" and not (
@@ -248,7 +251,7 @@ class FrontEnd(nn.Module):
     def pad_or_cut(self, features: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel with `pad_to_frames` frames, all of them counted; unchanged where that is None.
 
-        Rows of 0.0 are appended *before* normalisation, as published: not silence (SPEC A5).
+        Rows of 0.0 are appended *before* normalisation, as published: not silence.
         """
         frames = self.config.pad_to_frames
         if frames is None:
@@ -274,7 +277,7 @@ class FrontEnd(nn.Module):
     def _in_portions(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
         """Log-mel (B, T, F) of waves (B, S) on a CPU, in portions that stay in its cache."""
         frames = self.config.samples_to_frames(wave.shape[1])
-        features = torch.empty(len(wave), frames, self.config.n_mels)
+        features = torch.empty(len(wave), frames, self.config.n_mels, dtype=torch.float32)
         clips = max(1, _FRAMES_AT_ONCE // frames)
         for i in range(0, len(wave), clips):
             some = slice(i, i + clips)
@@ -290,9 +293,9 @@ class FrontEnd(nn.Module):
         The frames overlap in memory, and run on into the next ones past the window.
         """
         window, hop, n_fft = self.config.window, self.config.hop, self.config.n_fft
-        count = self.config.samples_to_frames(wave.shape[1])
-        wave = _centred(wave.float(), lengths, at_least=(count - 1) * hop + n_fft)
-        frames = wave.unfold(1, n_fft, hop)[:, :count]
+        end = max(wave.shape[1], window) + n_fft - window
+        wave = _centred(wave.float(), lengths, zeros=n_fft)
+        frames = wave[:, :end].unfold(1, n_fft, hop)
         return frames, frames[..., :window].mean(-1, keepdim=True)
 
     def _filter_bank(self, frames: Tensor, offset: Tensor) -> Tensor:
@@ -388,21 +391,20 @@ def _check(wave: Tensor, lengths: Tensor | None) -> None:
             )
 
 
-def _centred(wave: Tensor, lengths: Tensor | None, at_least: int) -> Tensor:
+def _centred(wave: Tensor, lengths: Tensor | None, zeros: int) -> Tensor:
     """Waves (B, S) less their mean over valid samples; 0 past the end, whatever lay there.
 
-    Zeros follow to `at_least` samples or more. Sums of aligned blocks are added in float64
-    (where there is one) and rounded once, so that the mean does not depend on padding.
+    At least `zeros` zeros follow. Sums of aligned blocks are added in float64 (where there is
+    one) and rounded once, so that the mean does not depend on padding.
     """
     samples = wave.shape[1]
     past_end = None
     if lengths is not None:
         past_end = torch.arange(samples, device=wave.device) >= lengths[:, None]  # (B, S)
         wave = wave.masked_fill(past_end, 0)
-    total = max(samples, at_least)
-    wave = functional.pad(wave, (0, total + -total % _BLOCK - samples))
+    wave = functional.pad(wave, (0, zeros + _BLOCK))
     precise = torch.float32 if wave.device.type == "mps" else torch.float64
-    sums = wave.unflatten(1, (-1, _BLOCK)).sum(-1).to(precise).sum(1)  # (B,)
+    sums = wave.unfold(1, _BLOCK, _BLOCK).sum(-1).to(precise).sum(1)  # (B,)
     wave = wave - (sums / (samples if lengths is None else lengths)).float()[:, None]
     wave[:, samples:].zero_()
     if past_end is not None:

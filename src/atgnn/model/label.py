@@ -139,7 +139,9 @@ class LabelBranch(nn.Module):
         labels = self.embedding.expand(levels[0].x.shape[0], -1, -1)
         for level, patches in zip(self.levels, levels, strict=True):
             labels = level(labels, patches)
-        return torch.einsum("bsd,sd->bs", labels, self.readout.to(labels.dtype))
+        with without_autocast(labels):  # what comes from A l may be too large for fp16
+            labels = at_least_float32(labels)
+            return torch.einsum("bsd,sd->bs", labels, self.readout.to(labels.dtype))
 
 
 class NoLabels(nn.Module):

@@ -100,6 +100,9 @@ class Recipe(_Settings):
         default_factory=lambda: {"preset": "paper"}, description="a preset, and fields to change"
     )
     init: str | None = Field(None, description="published weights or a checkpoint to start from")
+    residual_scale: float = Field(
+        1.0, ge=0, description="of residual branches at the start; 0 learns faster from few clips"
+    )
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     optim: OptimSettings = OptimSettings()

@@ -2,7 +2,8 @@
 
 OUT/recipe.yaml      the resolved recipe
 OUT/environment.json versions of what it ran on
-OUT/logs/            losses and metrics per epoch (CSV, TensorBoard)
+OUT/history.csv      losses and metrics, a row per epoch
+OUT/logs/            the same for TensorBoard, where it is installed
 OUT/resume/last.ckpt state after the last whole epoch; `--resume` goes on from there
 OUT/best/            the checkpoint with the best validation metric so far
 OUT/model/           the result
@@ -28,6 +29,9 @@ from atgnn.data.clips import Clips
 from atgnn.errors import ClipsError, ConfigError, MissingExtraError
 from atgnn.labels import Ontology, Vocabulary
 from atgnn.model import ATGNN
+from atgnn.model.atgnn import initialise
+from atgnn.model.transfer import transfer
+from atgnn.model.weights import load_published
 from atgnn.training.recipe import DataSettings, Recipe, load_recipe
 
 try:
@@ -36,7 +40,7 @@ except ImportError:
     raise MissingExtraError.of("Lightning", "train", "training") from None
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from atgnn.training.loading import ClipDataset, EpochSampler, Waveforms, make_loader
 from atgnn.training.module import TaggingModule
@@ -205,6 +209,7 @@ def _loaders(recipe: Recipe, division: Division) -> tuple[Any, Any]:
 def _new_model(recipe: Recipe, division: Division) -> ATGNN:
     torch.manual_seed(recipe.seed)
     model = ATGNN(recipe.model_config_for(len(division.vocabulary)))
+    initialise(model, recipe.residual_scale)
     if recipe.init is not None:
         logging.getLogger("atgnn").info("%s", _start_from(model, recipe.init, division.vocabulary))
     return model
@@ -212,15 +217,11 @@ def _new_model(recipe: Recipe, division: Division) -> ATGNN:
 
 def _start_from(model: ATGNN, init: str, vocabulary: Vocabulary) -> str:
     """Fill a new model from published weights (a file) or one of our checkpoints (a folder)."""
-    from atgnn.model.weights import load_checkpoint_weights, load_published
-
     if Path(init).is_file():
         return str(load_published(init, model))
     source = Checkpoint.from_pretrained(init)
-    rows = {name: i for i, name in enumerate(source.vocabulary.names)}
-    return str(
-        load_checkpoint_weights(source.model, model, [rows.get(n) for n in vocabulary.names])
-    )
+    known = {name: row for row, name in enumerate(source.vocabulary.names)}
+    return str(transfer(source.model, model, [known.get(name) for name in vocabulary.names]))
 
 
 # ---------------------------------------------------------------------- the run
@@ -247,6 +248,16 @@ class _Keeper(Callback):
         if self.best is None or value > self.best:
             self.best = value
             self._save(pl_module, self.out / "best", epoch=trainer.current_epoch + 1)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Add the epoch's row to the history."""
+        if not trainer.is_global_zero:
+            return
+        row = {"epoch": trainer.current_epoch + 1}
+        for name in ("train_loss", "val_loss", "val_mAP", "val_accuracy"):
+            value = trainer.callback_metrics.get(name)
+            row[name] = "" if value is None else f"{float(value):.6f}"
+        _append_row(self.out / "history.csv", row)
 
     def finish(self, module: TaggingModule) -> Path:
         """Write ``model``: the best epoch's weights or the last one's, as the recipe says."""
@@ -279,6 +290,14 @@ class _Keeper(Callback):
         path.write_text(json.dumps(report, indent=1) + "\n")
 
 
+def _append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to the history; a resumed run writes over what it repeats."""
+    lines = path.read_text().splitlines() if path.is_file() else [",".join(row)]
+    kept = [line for line in lines[1:] if int(line.split(",")[0]) < row["epoch"]]
+    text = "\n".join([lines[0], *kept, ",".join(map(str, row.values()))])
+    path.write_text(text + "\n")
+
+
 def _headline(module: TaggingModule) -> float | None:
     """The number by which epochs are compared."""
     if module.metrics is None:
@@ -302,8 +321,8 @@ def _numbers(module: TaggingModule) -> dict[str, float]:
 
 def _make_trainer(recipe: Recipe, out: Path, keeper: _Keeper) -> Any:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    loggers: list[Any] = [CSVLogger(out, name="", version="logs")]
-    with contextlib.suppress(ModuleNotFoundError):  # a comfort: the CSV file says the same
+    loggers: list[Any] = []
+    with contextlib.suppress(ModuleNotFoundError):  # a comfort: history.csv says the same
         loggers.append(TensorBoardLogger(out, name="", version="logs"))
     last = ModelCheckpoint(
         dirpath=out / "resume", save_top_k=0, save_last=True, save_on_train_epoch_end=True
@@ -314,7 +333,7 @@ def _make_trainer(recipe: Recipe, out: Path, keeper: _Keeper) -> Any:
         devices=recipe.devices,
         precision=recipe.precision,
         gradient_clip_val=recipe.optim.gradient_clip or None,
-        logger=loggers,
+        logger=loggers or False,
         callbacks=[keeper, last],
         default_root_dir=out,
         enable_model_summary=False,

@@ -1,0 +1,5 @@
+"""``python -m atgnn`` is the ``atgnn`` command."""
+
+from atgnn.cli import main
+
+main()

@@ -1,0 +1,356 @@
+"""Recipes, augmentation, loss, schedule, and a run that survives being killed."""
+
+import itertools
+import math
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.nn import functional
+
+from atgnn.checkpoint import Checkpoint
+from atgnn.errors import AtgnnError, ClipsError, ConfigError
+from atgnn.training import augment
+from atgnn.training.recipe import AugmentSettings, OptimSettings, Recipe, load_recipe, recipe_names
+
+pytest.importorskip("lightning")
+from atgnn.training.loading import ClipDataset, EpochSampler, Waveforms
+from atgnn.training.module import learning_rate_factor, masked_loss
+from atgnn.training.run import divide, train
+
+RATE = 16000
+TINY = (
+    "model={preset: mini, channels: [8, 16], stem_widths: [8, 8], stem_strides: [4, 4],"
+    " blocks: [1, 1], reductions: [1, 1], label_blocks: [1, 1], head_width: 16, k: 3}"
+)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """A folder of folders: high and low tones in noise, easy to tell apart."""
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    time = np.arange(RATE // 2) / RATE
+    for label, frequency in (("high", 3000), ("low", 300)):
+        (folder / label).mkdir()
+        for i in range(8):
+            pitch = frequency * rng.uniform(0.9, 1.1)
+            wave = 0.3 * np.sin(2 * np.pi * pitch * time) + 0.02 * rng.standard_normal(len(time))
+            soundfile.write(folder / label / f"{i}.wav", wave, RATE)
+    return folder
+
+
+def tiny_recipe(sounds, *more):
+    return load_recipe(
+        "folder",
+        [
+            f"data.clips={sounds}",
+            TINY,
+            "data.ontology=false",
+            "data.validation_share=0.25",
+            "optim.batch_size=4",
+            "optim.epochs=3",
+            "optim.warmup_steps=2",
+            "augment.crop_seconds=0.4",
+            "save_half=false",
+            *more,
+        ],
+    )
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_load_and_survive_a_round_trip(name, tmp_path):
+    recipe = load_recipe(name)
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
+def test_defaults_are_the_papers():
+    recipe = Recipe(name="x")
+    assert recipe.optim.learning_rate == 5e-4
+    assert recipe.optim.betas == (0.95, 0.999)
+    assert (recipe.augment.frequency_mask, recipe.augment.time_mask) == (48, 192)
+    assert recipe.model_config_for(200).channels == (80, 160, 400, 640)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optim.epoch=3"], ["unknown key optim.epoch", "did you mean 'epochs'"]),
+        (["sede=3"], ["unknown key sede", "did you mean 'seed'"]),
+        (["optim.epochs=many"], ["optim.epochs", "integer", "many"]),
+        (["model.preset=pyr-x"], ["unknown preset 'pyr-x'", "did you mean"]),
+        (["model.depth=3"], ["unknown model setting 'depth'"]),
+        (["front_end.preset=nope"], ["unknown front end 'nope'"]),
+        (["seed"], ["expected key=value", "'seed'"]),
+        (["name.x=1"], ["cannot set name.x"]),
+        (["seed={"], ["not readable YAML"]),
+    ],
+)
+def test_bad_settings_give_one_clear_line(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        load_recipe("folder", overrides)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_unknown_recipe_suggests_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'esc10'"):
+        load_recipe("esc-10")
+    with pytest.raises(ConfigError, match="no recipe file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+# ---------------------------------------------------------------------- loss and schedule
+
+
+def test_unknown_cells_take_no_part_in_the_loss():
+    logits = torch.randn(4, 3, generator=torch.manual_seed(0), requires_grad=True)
+    targets = torch.tensor([[1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 0]], dtype=torch.float32)
+    whole = masked_loss(logits, targets, "multi_label")
+    assert whole.item() == pytest.approx(
+        functional.binary_cross_entropy_with_logits(logits, targets).item()
+    )
+    targets[1, 2] = math.nan
+    loss = masked_loss(logits, targets, "multi_label")
+    known = ~targets.isnan()
+    expected = functional.binary_cross_entropy_with_logits(logits[known], targets[known])
+    assert loss.item() == pytest.approx(expected.item())
+    loss.backward()
+    assert logits.grad[1, 2] == 0
+    assert (logits.grad[known] != 0).all()
+
+
+def test_single_label_loss_is_cross_entropy_over_known_clips():
+    logits = torch.randn(3, 4, generator=torch.manual_seed(0))
+    targets = functional.one_hot(torch.tensor([1, 3, 0]), 4).float()
+    expected = functional.cross_entropy(logits[:2], torch.tensor([1, 3]))
+    targets[2, 1] = math.nan
+    assert masked_loss(logits, targets, "single_label").item() == pytest.approx(expected.item())
+
+
+def test_halving_schedule_is_the_papers():
+    settings = OptimSettings(milestones=tuple(range(10, 50, 5)), warmup_steps=100)
+    steps = 50  # per epoch
+
+    def at(epoch):  # 1-based, as in the paper
+        return learning_rate_factor((epoch - 1) * steps, steps, settings)
+
+    assert at(10) == 1
+    assert at(11) == at(15) == 0.5
+    assert at(50) == 1 / 256
+    assert learning_rate_factor(0, steps, settings) == pytest.approx(0.01)
+    assert learning_rate_factor(49, steps, settings) == pytest.approx(0.5)
+
+
+def test_cosine_ends_near_zero():
+    settings = OptimSettings(schedule="cosine", warmup_steps=10, epochs=10)
+    factors = [learning_rate_factor(step, 10, settings) for step in range(100)]
+    assert max(factors) == factors[9] == 1
+    assert factors[-1] < 0.001
+    assert all(a >= b for a, b in itertools.pairwise(factors[9:]))
+
+
+# ---------------------------------------------------------------------- augmentation
+
+
+def test_mixup_follows_psla():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal(100).astype("f") + 1, rng.standard_normal(40).astype("f") - 2
+    wave, target = augment.mix((a, np.array([1.0, 0, 1])), (b, np.array([1.0, 1, np.nan])), 10, rng)
+    share = 1 - target[1]
+    assert target[0] == pytest.approx(1)
+    assert math.isnan(target[2])
+    assert 0.1 < share < 0.9
+    padded = np.pad(b - b.mean(), (0, 60))
+    expected = share * (a - a.mean()) + (1 - share) * padded
+    np.testing.assert_allclose(wave, expected - expected.mean(), atol=1e-5)
+
+
+def test_masks_cover_with_zero_inside_the_clip_only():
+    features = torch.ones(64, 50, 20)
+    lengths = torch.full((64,), 30)
+    settings = AugmentSettings(frequency_mask=8, time_mask=10, masks=1)
+    out = augment.mask_features(features, lengths, settings, torch.manual_seed(0))
+    rows = (out == 0).all(2)  # (B, T)
+    columns = (out == 0).all(1)  # (B, F)
+    assert rows.sum(1).max() in range(5, 11)
+    assert columns.sum(1).max() in range(5, 9)
+    assert not rows[:, 30:].any()
+    again = augment.mask_features(features, lengths, settings, torch.manual_seed(0))
+    assert torch.equal(out, again)
+    assert torch.equal(features, torch.ones_like(features))
+
+
+def test_frequency_shift_moves_and_repeats_edges():
+    features = torch.arange(10.0).expand(50, 3, 10)
+    out = augment.shift_frequency(features, 2, torch.manual_seed(0))
+    seen = {tuple(row) for row in out[:, 0].tolist()}
+    assert (0, 0, 0, 1, 2, 3, 4, 5, 6, 7) in seen
+    assert (2, 3, 4, 5, 6, 7, 8, 9, 9, 9) in seen
+    assert len(seen) == 5
+
+
+def test_crops_are_excerpts_and_avoid_silence():
+    wave = np.zeros(1000, dtype="f")
+    wave[700:800] = np.arange(1, 101)
+    heard = 0
+    for seed in range(50):
+        piece = augment.crop(wave, 300, np.random.default_rng(seed))
+        assert len(piece) == 300
+        heard += bool(piece.any())
+    assert heard > 35  # a single draw hears it in some 57 % of cases
+    assert augment.crop(wave, 2000, np.random.default_rng(0)) is wave
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def test_items_are_a_function_of_seed_epoch_and_place(sounds):
+    division = divide(tiny_recipe(sounds))
+    waves = Waveforms(division.train, RATE, 1.0, 10.0)
+    settings = AugmentSettings(crop_seconds=0.3, gain_db=6, roll=0.5)
+
+    def item(seed, epoch, index):
+        dataset = ClipDataset(waves, division.train_targets, settings, seed)
+        dataset.set_epoch(epoch)
+        return dataset[index][0]
+
+    np.testing.assert_array_equal(item(1, 2, 3), item(1, 2, 3))
+    assert len(item(1, 2, 3)) == 0.3 * RATE
+    assert not np.array_equal(item(1, 2, 3), item(1, 3, 3))
+    assert not np.array_equal(item(1, 2, 3), item(2, 2, 3))
+
+
+def test_sampler_visits_every_clip_once_in_a_new_order():
+    sampler = EpochSampler(20, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+
+
+def test_division_respects_rows_and_authors(sounds, tmp_path):
+    rows = [
+        f"{sounds}/{label}/{i}.wav,{label},{i % 4},author{i % 3}"
+        for label in ("high", "low")
+        for i in range(8)
+    ]
+    table = tmp_path / "clips.csv"
+    table.write_text("\n".join(["path,labels,fold,author", *rows]))
+    by_fold = divide(tiny_recipe(table, "data.validation={fold: 2}", "data.test={fold: [0, 1]}"))
+    assert {clip.fold for clip in by_fold.train} == {3}
+    assert {clip.fold for clip in by_fold.validation} == {2}
+    by_author = divide(tiny_recipe(table, "data.validation_share=0.3"))
+    authors = [{clip.group for clip in part} for part in (by_author.train, by_author.validation)]
+    assert len(authors[1]) == 1
+    assert not authors[0] & authors[1]
+    with pytest.raises(ConfigError, match="names clips that"):
+        divide(tiny_recipe(table, "data.validation={fold: 2}", "data.train={fold: [2, 3]}"))
+    with pytest.raises(ClipsError, match="no clip has"):
+        divide(tiny_recipe(table, "data.validation={fold: 9}"))
+
+
+# ---------------------------------------------------------------------- a run
+
+
+def weights(folder):
+    return Checkpoint.from_pretrained(folder).model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def finished(sounds, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(tiny_recipe(sounds, "select=last"), out)
+    return out
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(finished):
+    for name in ("recipe.yaml", "environment.json", "metrics.json", "history.csv"):
+        assert (finished / name).is_file(), name
+    checkpoint = Checkpoint.from_pretrained(finished / "model")
+    assert checkpoint.vocabulary.names == ("high", "low")
+    assert checkpoint.provenance.metrics["mAP"] <= 1
+    history = [line.split(",") for line in (finished / "history.csv").read_text().split()]
+    assert [row[0] for row in history] == ["epoch", "1", "2", "3"]
+    assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in history[1:])
+
+
+def test_resume_after_an_interruption_ends_with_the_same_weights(sounds, finished, tmp_path):
+    recipe = tiny_recipe(sounds, "select=last")
+
+    class Killed(Exception):
+        pass
+
+    from atgnn.training.module import TaggingModule
+
+    original = TaggingModule.training_step
+
+    def dies(self, batch, step):
+        if self.current_epoch == 1 and step == 1:
+            raise Killed
+        return original(self, batch, step)
+
+    TaggingModule.training_step = dies
+    try:
+        with pytest.raises(Killed):
+            train(recipe, tmp_path / "run")
+    finally:
+        TaggingModule.training_step = original
+    train(recipe, tmp_path / "run", resume=True)
+    histories = [(run / "history.csv").read_text() for run in (finished, tmp_path / "run")]
+    assert histories[0] == histories[1]
+    whole, resumed = weights(finished / "model"), weights(tmp_path / "run" / "model")
+    assert whole.keys() == resumed.keys()
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
+
+
+def test_a_run_learns(sounds, tmp_path):
+    recipe = tiny_recipe(
+        sounds, "optim.epochs=12", "optim.learning_rate=0.01", "augment.mixup_probability=0"
+    )
+    train(recipe, tmp_path / "run")
+    assert Checkpoint.from_pretrained(tmp_path / "run" / "model").provenance.metrics["mAP"] == 1
+
+
+def test_a_run_starts_from_a_checkpoint(sounds, finished, tmp_path):
+    recipe = tiny_recipe(
+        sounds,
+        f"init={finished / 'model'}",
+        "optim.epochs=1",
+        "select=last",
+        "optim.learning_rate=1e-12",
+        "optim.optimizer=adam",
+    )
+    train(recipe, tmp_path / "run")
+    then, now = weights(finished / "model"), weights(tmp_path / "run" / "model")
+    name = "encoder.stem.convs.0.conv.weight"
+    torch.testing.assert_close(now[name], then[name], rtol=0, atol=1e-6)
+
+
+def test_folders_in_use_are_refused(sounds, finished, tmp_path):
+    recipe = tiny_recipe(sounds, "select=last")
+    with pytest.raises(ConfigError, match="is not empty"):
+        train(recipe, finished)
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        train(recipe, tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="differs from this recipe"):
+        train(tiny_recipe(sounds, "seed=9"), finished, resume=True)
+
+
+def test_bad_clips_leave_no_folder_behind(tmp_path):
+    for clips in (tmp_path / "missing.csv", tmp_path):
+        with pytest.raises(AtgnnError):
+            train(tiny_recipe(clips), tmp_path / "out" / "run")
+        assert not (tmp_path / "out" / "run").exists()
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    with pytest.raises(ConfigError, match="names no clips"):
+        train(load_recipe("folder"), tmp_path / "run")
