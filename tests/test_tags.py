@@ -30,6 +30,7 @@ def test_threshold_keeps_what_reaches_it_and_drops_ancestors():
     assert choose(scores, threshold=0.5, ancestors=True) == ["Animal", "Dog", "Rain", "Bark"]
     assert choose(scores, threshold=0.55) == ["Dog", "Rain"], "Dog stays: no Bark above it"
     assert choose(scores, threshold=0.3, top=2) == ["Rain", "Bark"]
+    assert choose(scores, threshold=0.3, top=1) == ["Dog"], "cut off before Bark is reached"
     assert choose(scores, threshold=0.95) == []
 
 

@@ -209,6 +209,21 @@ def test_crops_are_excerpts_and_avoid_silence():
     assert augment.crop(wave, 2000, np.random.default_rng(0)) is wave
 
 
+def test_fill_repeats_or_surrounds_with_silence():
+    wave = np.arange(1, 101, dtype="f")
+    kinds = set()
+    for seed in range(20):
+        out = augment.fill(wave, 250, np.random.default_rng(seed))
+        assert len(out) == 250
+        repeated = (out != 0).all()
+        kinds.add(repeated)
+        np.testing.assert_array_equal(
+            np.resize(wave, 250) if repeated else out[out != 0], out if repeated else wave
+        )
+    assert kinds == {True, False}
+    assert augment.fill(wave, 50, np.random.default_rng(0)) is wave
+
+
 # ---------------------------------------------------------------------- loading
 
 

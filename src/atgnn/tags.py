@@ -169,23 +169,26 @@ class Selector:
         """Positions of the labels to report, best first; ties in the vocabulary's order."""
         ranked = np.argsort(-scores, kind="stable").tolist()
         limits = self.thresholds if threshold is None and top is None else threshold
+        share = 0.0  # where a threshold decides, what reaches it is there
         if limits is None:
-            top = top or DEFAULT_TOP
-            return ranked[:top] if ancestors else self._best(ranked, scores, top)
-        present = scores >= limits
-        ranked = [index for index in ranked if present[index]]
-        if not ancestors:
-            implied = {above for index in ranked for above in self._above[index]}
-            ranked = [index for index in ranked if index not in implied]
-        return ranked[:top]
+            top, share = top or DEFAULT_TOP, SPECIFIC_SHARE
+        else:
+            present = scores >= limits
+            ranked = [index for index in ranked if present[index]]
+        return ranked[:top] if ancestors else self._specific(ranked, scores, top, share)
 
-    def _best(self, ranked: list[int], scores: np.ndarray, top: int) -> list[int]:
-        """The `top` best labels of which none is an ancestor of another."""
+    def _specific(
+        self, ranked: list[int], scores: np.ndarray, top: int | None, share: float
+    ) -> list[int]:
+        """The best labels (at most `top`) of which none is an ancestor of another.
+
+        A label takes the place of its ancestors from `share` of their score on, else gives way.
+        """
         kept: list[int] = []
         for index in ranked:
             general = [other for other in kept if other in self._above[index]]
             if any(index in self._above[other] for other in kept) or any(
-                scores[index] < SPECIFIC_SHARE * scores[other] for other in general
+                scores[index] < share * scores[other] for other in general
             ):
                 continue
             if len(kept) == top and not general:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atgnn.training.recipe import AugmentSettings
 
-__all__ = ["crop", "gain", "mask_features", "mix", "roll", "shift_frequency"]
+__all__ = ["crop", "fill", "gain", "mask_features", "mix", "roll", "shift_frequency"]
 
 
 def crop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -25,6 +25,17 @@ def crop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray
     energy = [float(np.square(piece, dtype=np.float64).sum()) for piece in pieces]
     # The first draw, unless it is nearly empty beside the others.
     return pieces[0] if energy[0] > 0.01 * max(energy) else pieces[int(np.argmax(energy))]
+
+
+def fill(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """A clip shorter than so many samples filled up: repeated, or placed somewhere in silence."""
+    spare = samples - len(wave)
+    if spare <= 0:
+        return wave
+    if rng.random() < 0.5:
+        return np.resize(wave, samples)
+    before = int(rng.integers(spare + 1))
+    return np.pad(wave, (before, spare - before))
 
 
 def gain(wave: np.ndarray, largest_db: float, rng: np.random.Generator) -> np.ndarray:

@@ -107,6 +107,8 @@ class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
         if settings.crop_seconds is not None:
             samples = int(settings.crop_seconds * self.waveforms.rate)
             wave = augment.crop(wave, samples, rng)
+            if settings.fill and rng.random() < settings.fill:
+                wave = augment.fill(wave, samples, rng)
         if settings.gain_db:
             wave = augment.gain(wave, settings.gain_db, rng)
         return wave

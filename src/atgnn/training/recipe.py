@@ -59,6 +59,9 @@ class AugmentSettings(_Settings):
     """Random changes to training clips. Zero switches one off."""
 
     crop_seconds: float | None = Field(None, gt=0, description="train on excerpts of this length")
+    fill: float = Field(
+        0.0, ge=0, le=1, description="share of shorter clips filled up: repeated or in silence"
+    )
     gain_db: float = Field(0.0, ge=0, description="level changes by up to this much either way")
     roll: float = Field(0.0, ge=0, le=1, description="share of clips shifted in time, cyclically")
     mixup_probability: float = Field(0.5, ge=0, le=1)
