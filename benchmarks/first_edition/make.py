@@ -45,8 +45,8 @@ as the sound. It was never tested on speech, on far-field recordings or on mixtu
 sources; do not use it where a mistake does harm."""
 
 LICENCE = """\
-The weights are released under CC BY 4.0. Each recording's author and licence (CC0, CC BY or public
-domain) is listed in ATTRIBUTION.md in benchmarks/first_edition. Recordings under other licences
+The weights are released under CC BY 4.0. Each recording's author, licence (CC0, CC BY or public
+domain) and source is a row of ATTRIBUTION.csv beside this card. Recordings under other licences
 were left out."""
 
 
@@ -164,6 +164,13 @@ def package(
         thresholds=(validation["threshold"],) * len(model.vocabulary),
         provenance=provenance,
     ).save_pretrained(PACKAGED, half=True)
+    attribute(trained, PACKAGED / "ATTRIBUTION.csv")
+
+
+def attribute(clips: Clips, path: Path) -> None:
+    """A row for every recording that the weights were trained on."""
+    columns = ["collection", "filename", "author", "license", "source_title", "source_url"]
+    clips.table[columns].fillna("").to_csv(path, index=False, lineterminator="\n")
 
 
 def check(args: argparse.Namespace) -> None:

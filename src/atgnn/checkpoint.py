@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from atgnn import __version__
-from atgnn.errors import CheckpointError
+from atgnn.errors import CheckpointError, describe_error
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN, ModelConfig
-from atgnn.model.config import describe_error
+from atgnn.model.label import LabelBranch
 
 __all__ = ["DEFAULT_MODEL", "FORMAT_VERSION", "Checkpoint", "Provenance", "shipped_models"]
 
@@ -31,6 +31,7 @@ FORMAT_VERSION = 1
 DEFAULT_MODEL = "everyday-mini"
 _SHIPPED = Path(__file__).parent / "pretrained"
 _FILES = ("config.json", "model.safetensors", "README.md")
+_EXTRA_FILES = ("ATTRIBUTION.csv",)  # may lie beside them
 
 
 class Provenance(BaseModel):
@@ -297,11 +298,11 @@ def _metrics_table(about: Provenance) -> str:
 
 
 def _foreign(folder: Path) -> bool:
-    return any(path.name not in _FILES for path in folder.iterdir())
+    return any(path.name not in (*_FILES, *_EXTRA_FILES) for path in folder.iterdir())
 
 
 def _for_disk(value: torch.Tensor, half: bool) -> torch.Tensor:
-    value = value.detach().cpu().contiguous()
+    value = value.detach().cpu().contiguous().clone()  # shared tensors are written out
     if not half or value.dtype != torch.float32:
         return value
     if value.abs().max() > torch.finfo(torch.float16).max:
@@ -331,7 +332,7 @@ def _download(repo_id: str, **options: Any) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=list(_FILES), **options))
+        return Path(snapshot_download(repo_id, allow_patterns=[*_FILES, *_EXTRA_FILES], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
@@ -390,6 +391,8 @@ def _read_weights(model: ATGNN, path: Path) -> None:
         if value.is_floating_point():
             weights[name] = value.float()
     model.load_state_dict(weights, assign=True)
+    if isinstance(model.label_branch, LabelBranch) and model.config.shared_adjacency:
+        model.label_branch.share_adjacency()
 
 
 def remove_checkpoint(folder: Path) -> None:

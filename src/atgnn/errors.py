@@ -4,6 +4,11 @@ Every message says what came, what was expected and what to do, in one line. The
 line prints the message alone; from Python they are ordinary ``ValueError`` subclasses.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 __all__ = [
     "AtgnnError",
     "AudioError",
@@ -12,6 +17,7 @@ __all__ = [
     "ConfigError",
     "LabelError",
     "MissingExtraError",
+    "describe_error",
 ]
 
 
@@ -46,3 +52,16 @@ class MissingExtraError(AtgnnError, ImportError):
     def of(cls, package: str, extra: str, purpose: str) -> "MissingExtraError":
         """Name the package, what it is for, and the command that installs it."""
         return cls(f'{purpose} needs {package}: install it with `pip install "atgnn[{extra}]"`')
+
+
+def describe_error(error: "ValidationError") -> str:
+    """A pydantic error in one line: where, what was expected, what came."""
+    parts = []
+    for entry in error.errors():
+        where = ".".join(str(step) for step in entry["loc"])
+        message = entry["msg"].removeprefix("Value error, ")
+        if entry["type"] == "extra_forbidden":
+            message = "unknown setting"
+        came = f" (got {entry['input']!r})" if where and entry["type"] != "value_error" else ""
+        parts.append(f"{where}: {message}{came}" if where else message)
+    return "; ".join(parts)

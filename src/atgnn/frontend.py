@@ -22,7 +22,7 @@ import torch.nn.functional as functional
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from atgnn.errors import AudioError, ConfigError
+from atgnn.errors import AudioError, ConfigError, describe_error
 
 __all__ = [
     "FRONT_ENDS",
@@ -62,19 +62,6 @@ def _bins_between(low: float, high: float, sample_rate: int, n_fft: int) -> int:
     return min(n_fft // 2 - 1, math.floor(high / width)) - math.ceil(low / width) + 1
 
 
-def _in_one_line(error: ValidationError) -> str:
-    """What pydantic found, without its page of explanation."""
-    found = []
-    for item in error.errors(include_url=False):
-        where = ".".join(map(str, item["loc"]))
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            known = ", ".join(FrontEndConfig.model_fields)
-            message = f"unknown setting, expected one of {known}"
-        found.append(f"{where}={item['input']!r}: {message}" if where else message)
-    return "; ".join(found)
-
-
 class FrontEndConfig(BaseModel):
     """Settings of the front end. The defaults are the paper's (16 kHz, 128 bins up to 8 kHz).
 
@@ -110,7 +97,7 @@ class FrontEndConfig(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ConfigError(f"front end: {_in_one_line(error)}") from None
+            raise ConfigError(f"front end: {describe_error(error)}") from None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "FrontEndConfig":

@@ -65,13 +65,21 @@ def expand(paths: Iterable[str]) -> Iterator[str | AtgnnError]:
             yield error
 
 
+class _Output(Console):
+    """A console that lets a closed pipe end the command quietly, see `atgnn.cli`."""
+
+    def on_broken_pipe(self) -> None:
+        """Instead of rich's exit code 1, which means bad recordings here."""
+        raise BrokenPipeError
+
+
 class Results:
     """Writes taggings to stdout as they come: JSON lines, blocks, or lines in long lists."""
 
     def __init__(self, paths: Sequence[str], as_json: bool) -> None:
         from atgnn.tags import printable
 
-        self.console = Console(soft_wrap=True, highlight=False, markup=False)
+        self.console = _Output(soft_wrap=True, highlight=False, markup=False)
         self.total, self.as_json = len(paths), as_json
         self.compact = self.total >= COMPACT_FROM
         self._width = min(48, max((len(printable(path)) for path in paths), default=0))

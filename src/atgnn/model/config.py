@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from atgnn.errors import ConfigError
+from atgnn.errors import ConfigError, describe_error
 from atgnn.graph.pooling import ceil_div
 
-__all__ = ["PRESETS", "ModelConfig", "describe_error", "preset", "preset_names"]
+__all__ = ["PRESETS", "ModelConfig", "preset", "preset_names"]
 
 
 class ModelConfig(BaseModel):
@@ -151,17 +151,6 @@ class ModelConfig(BaseModel):
             return type(self).model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
             raise ConfigError(f"model configuration: {describe_error(error)}") from None
-
-
-def describe_error(error: ValidationError) -> str:
-    """A pydantic error in one line: where, what was expected, what came."""
-    parts = []
-    for entry in error.errors():
-        where = ".".join(str(step) for step in entry["loc"])
-        message = entry["msg"].removeprefix("Value error, ")
-        came = f" (got {entry['input']!r})" if where and entry["type"] != "value_error" else ""
-        parts.append(f"{where}: {message}{came}" if where else message)
-    return "; ".join(parts)
 
 
 def _suggest(name: str, known: list[str]) -> str:

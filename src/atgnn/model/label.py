@@ -123,16 +123,20 @@ class LabelBranch(nn.Module):
         count = config.num_labels
         width = levels[0][0] if config.label_width is None else config.label_width
         self.embedding = nn.Parameter(torch.empty(count, width))
-        shared = nn.Parameter(torch.empty(count, count)) if config.shared_adjacency else None
         self.levels = nn.ModuleList()
         for channels, blocks in levels:
-            adjacencies = [
-                nn.Parameter(torch.empty(count, count)) if shared is None else shared
-                for _ in range(blocks)
-            ]
+            adjacencies = [nn.Parameter(torch.empty(count, count)) for _ in range(blocks)]
             self.levels.append(LabelLevel(config, width, channels, adjacencies))
             width = channels if config.label_width is None else config.label_width
         self.readout = nn.Parameter(torch.empty(count, width))
+        if config.shared_adjacency:
+            self.share_adjacency()
+
+    def share_adjacency(self) -> None:
+        """Give all blocks the first one's adjacency; again after loading weights by assignment."""
+        graphs = [module for module in self.modules() if isinstance(module, LabelGraph)]
+        for graph in graphs[1:]:
+            graph.adjacency = graphs[0].adjacency
 
     def forward(self, levels: list[Patches]) -> Tensor:
         """Patch nodes at each level to label logits ``(B, S)``: ``y_s = w_s . l_s``."""

@@ -5,7 +5,7 @@ interrupted run repeats an epoch exactly as it would have been.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     wave: Tensor  # (B, samples) float32
     lengths: Tensor  # (B,) samples
     targets: Tensor  # (B, L) float32; NaN is unknown
-    index: Tensor  # (B,) rows of the table
+    rows: Tensor  # (B,) places in the table
 
 
 class Waveforms:
@@ -133,7 +133,7 @@ class EpochSampler(Sampler[int]):
 
 
 def make_loader(
-    dataset: ClipDataset, batch_size: int, workers: int, sampler: EpochSampler | None = None
+    dataset: Any, batch_size: int, workers: int, sampler: EpochSampler | None = None
 ) -> DataLoader[Batch]:
     """Batches in order, or, with a sampler, shuffled without an incomplete last one."""
     return DataLoader(

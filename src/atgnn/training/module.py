@@ -69,6 +69,7 @@ class TaggingModule(lightning.LightningModule):
     def _features(self, batch: Batch, *, augmented: bool) -> tuple[Tensor, Tensor | None]:
         """The model's input; lengths are left out where all clips are equally long."""
         features, lengths = self.front_end.log_mel(batch.wave, batch.lengths)
+        features, lengths = self.front_end.pad_or_cut(features, lengths)
         if augmented:
             settings, generator = self.recipe.augment, torch.default_generator
             if settings.frequency_shift:
@@ -83,7 +84,10 @@ class TaggingModule(lightning.LightningModule):
         settings = self.recipe.optim
         kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(
-            _groups(self.model, settings), lr=settings.learning_rate, betas=settings.betas
+            _groups(self.model, settings),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.steps_per_epoch, settings)

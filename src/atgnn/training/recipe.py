@@ -9,9 +9,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from atgnn.errors import ConfigError
+from atgnn.errors import ConfigError, describe_error
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
-from atgnn.model.config import ModelConfig, describe_error, preset
+from atgnn.model.config import ModelConfig, preset
 
 __all__ = [
     "AugmentSettings",

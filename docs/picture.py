@@ -1,0 +1,116 @@
+"""Draw docs/graph.png: a sound, and the graph that the model saw in it.
+
+    python docs/picture.py [SOUND] [--model MODEL] [--out docs/graph.png]
+
+Left: one patch node and its nearest neighbours in each stage. Right: the patches that the best
+label drew on in each label block.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from atgnn import audio
+from atgnn.checkpoint import Checkpoint
+from atgnn.graph import nearest_neighbours, pool_nodes
+from atgnn.model.label import PatchLabelGraph
+from atgnn.model.patch import Grapher
+
+ROOT = Path(__file__).parents[1]
+
+
+def recorded(checkpoint: Checkpoint, mel: torch.Tensor) -> tuple[list, list, torch.Tensor]:
+    """Run the model; note each patch graph's grid and each label graph's neighbours."""
+    graphs, labels = [], []
+
+    def on_patches(module: Grapher, args: tuple, output: object) -> None:
+        patches, position = args
+        x = module.fc1(patches.x)
+        rows, columns = x.shape[1:3]
+        pooled, _ = pool_nodes(x, module.ratio)
+        near = nearest_neighbours(
+            x.flatten(1, 2), pooled.flatten(1, 2), module.k, module.dilation, bias=position
+        )
+        graphs.append(((rows, columns), pooled.shape[1:3], near[0]))
+
+    def on_labels(module: PatchLabelGraph, args: tuple, output: object) -> None:
+        l_i, x_j, mask = args
+        labels.append(nearest_neighbours(l_i, x_j, module.k, candidate_mask=mask)[0])
+
+    hooks = [
+        module.register_forward_hook(on_patches if isinstance(module, Grapher) else on_labels)
+        for module in checkpoint.model.modules()
+        if isinstance(module, Grapher | PatchLabelGraph)
+    ]
+    with torch.no_grad():
+        scores = checkpoint.model(mel)[0].sigmoid()
+    for hook in hooks:
+        hook.remove()
+    return graphs, labels, scores
+
+
+def centre(index: int, grid: tuple[int, int], frames: int, bins: int) -> tuple[float, float]:
+    """Frame and bin at the middle of a node."""
+    rows, columns = grid
+    row, column = divmod(index, columns)
+    return (column + 0.5) * frames / columns, (row + 0.5) * bins / rows
+
+
+def draw(checkpoint: Checkpoint, sound: Path, out: Path) -> None:
+    """The picture."""
+    recording = audio.load(sound, checkpoint.front_end.sample_rate)
+    mel, _ = checkpoint.make_front_end()(torch.from_numpy(recording.samples)[None])
+    graphs, labels, scores = recorded(checkpoint, mel)
+    frames, bins = mel.shape[1:]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
+    for axis in axes:
+        axis.imshow(mel[0].T, origin="lower", aspect="auto", cmap="magma", extent=(0, frames, 0, bins))
+        ticks = np.arange(0, frames, 50)
+        hop = checkpoint.front_end.hop_ms / 1000
+        axis.set_xticks(ticks, [f"{tick * hop:.1f}" for tick in ticks])
+        axis.set_xlabel("time, s")
+    axes[0].set_ylabel("mel bin")
+    colours = plt.get_cmap("viridis")(np.linspace(0.35, 1, len(graphs)))
+    loudest = divmod(int(mel[0].argmax()), bins)
+    for colour, (grid, cells, near) in zip(colours, graphs, strict=True):
+        node = (loudest[1] * grid[0] // bins) * grid[1] + loudest[0] * grid[1] // frames
+        x, y = centre(node, grid, frames, bins)
+        for index in near[node].tolist():
+            to = centre(index, cells, frames, bins)
+            axes[0].plot([x, to[0]], [y, to[1]], color=colour, lw=1, marker="o", ms=3)
+        axes[0].plot(x, y, "wo", ms=7)
+    axes[0].set_title("one patch and its neighbours, block by block")
+    best = int(scores.argmax())
+    name = checkpoint.vocabulary.names[best]
+    stages = list(dict.fromkeys(grid for grid, _, _ in graphs))
+    for number, (grid, near) in enumerate(zip(stages, labels, strict=True)):
+        height, width = bins / grid[0], frames / grid[1]
+        for index in near[best].tolist():
+            x, y = centre(index, grid, frames, bins)
+            box = (x - width / 2, y - height / 2)
+            axes[1].add_patch(
+                plt.Rectangle(box, width, height, fill=False, color=colours[3 * number % len(colours)])
+            )
+    axes[1].set_title(f"where {name!r} looked (score {scores[best]:.2f})")
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("sound", nargs="?", type=Path, default=ROOT / "examples" / "rooster.ogg")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "graph.png")
+    args = parser.parse_args()
+    model = {} if args.model is None else {"name_or_path": args.model}
+    draw(Checkpoint.from_pretrained(**model), args.sound, args.out)
+
+
+if __name__ == "__main__":
+    main()
