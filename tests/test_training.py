@@ -81,7 +81,7 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["optim.epoch=3"], ["unknown key optim.epoch", "did you mean 'epochs'"]),
+        (["optim.epoch=3"], ["unknown key optim.epoch ", "did you mean 'epochs'"]),
         (["sede=3"], ["unknown key sede", "did you mean 'seed'"]),
         (["optim.epochs=many"], ["optim.epochs", "integer", "many"]),
         (["model.preset=pyr-x"], ["unknown preset 'pyr-x'", "did you mean"]),

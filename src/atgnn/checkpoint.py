@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch.overrides import TorchFunctionMode
 
 from atgnn import __version__
@@ -152,7 +152,8 @@ class Checkpoint:
         config = json.dumps(self._description.model_dump(mode="json"), indent=1, ensure_ascii=False)
         (folder / "config.json").write_text(config + "\n", encoding="utf-8")
         weights = {name: _for_disk(value, half) for name, value in self.model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        # Not save_file: it makes a file that only its owner can read.
+        (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
         (folder / "README.md").write_text(self.card(), encoding="utf-8")
 
     def push_to_hub(

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -50,12 +50,12 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it at run time
+    str | None,
     typer.Option(help="A shipped model, a checkpoint folder or a hub name (owner/name)."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 BatchOption = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(min=1, help="Windows that go through the network together."),
 ]
 
@@ -83,11 +83,11 @@ def tag(
     ],
     model: ModelOption = None,
     top: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="The best so many labels."),
     ] = None,
     threshold: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(min=0, max=1, help="All labels from this score on."),
     ] = None,
     ancestors: Annotated[
@@ -168,11 +168,11 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe that ships, or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; new or empty.")],
     settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: optim.epochs=10."),
     ] = None,
     clips: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="A table or folder of clips; may be repeated."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -198,11 +198,11 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped model, a folder or a hub name.")],
     clips: Annotated[str, typer.Argument(help="A table or folder of clips.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    fold: Annotated[Optional[int], typer.Option(help="Only this fold.")] = None,  # noqa: UP045
-    split: Annotated[Optional[str], typer.Option(help="Only this split.")] = None,  # noqa: UP045
+    fold: Annotated[int | None, typer.Option(help="Only this fold.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="A row per label.")] = False,
     label_column: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Column of the table that names the labels."),
     ] = None,
     ignore_unknown_labels: Annotated[

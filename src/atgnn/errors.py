@@ -4,6 +4,8 @@ Every message says what came, what was expected and what to do, in one line. The
 line prints the message alone; from Python they are ordinary ``ValueError`` subclasses.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ __all__ = [
     "LabelError",
     "MissingExtraError",
     "describe_error",
+    "did_you_mean",
 ]
 
 
@@ -65,3 +68,9 @@ def describe_error(error: "ValidationError") -> str:
         came = f" (got {entry['input']!r})" if where and entry["type"] != "value_error" else ""
         parts.append(f"{where}: {message}{came}" if where else message)
     return "; ".join(parts)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'pyr-s'?`` or nothing, for the end of an error message."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -3,12 +3,11 @@
 One frozen record says everything about the layers; geometry is derived from it.
 """
 
-import difflib
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from atgnn.errors import ConfigError, describe_error
+from atgnn.errors import ConfigError, describe_error, did_you_mean
 from atgnn.graph.pooling import ceil_div
 
 __all__ = ["PRESETS", "ModelConfig", "preset", "preset_names"]
@@ -145,17 +144,12 @@ class ModelConfig(BaseModel):
         if unknown:
             raise ConfigError(
                 f"unknown model setting {unknown[0]!r}"
-                + _suggest(unknown[0], list(type(self).model_fields))
+                + did_you_mean(unknown[0], type(self).model_fields)
             )
         try:
             return type(self).model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
             raise ConfigError(f"model configuration: {describe_error(error)}") from None
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _pyramid(channels: tuple[int, ...], blocks: tuple[int, ...], p: tuple[int, ...]) -> ModelConfig:
@@ -223,7 +217,6 @@ def preset(name: str, **changes: Any) -> ModelConfig:
     """
     if name not in PRESETS:
         raise ConfigError(
-            f"unknown preset {name!r}{_suggest(name, preset_names())} "
-            f"Presets: {', '.join(preset_names())}"
+            f"unknown preset {name!r} (there are {', '.join(PRESETS)}){did_you_mean(name, PRESETS)}"
         )
     return PRESETS[name].replace(**changes)

@@ -1,6 +1,5 @@
 """A recipe: every knob of a training run, validated, readable, saved with the run."""
 
-import difflib
 import os
 from importlib import resources
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from atgnn.errors import ConfigError, describe_error
+from atgnn.errors import ConfigError, describe_error, did_you_mean
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.model.config import ModelConfig, preset
 
@@ -170,8 +169,8 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: list[str] | Non
         text = shipped.read_text(encoding="utf-8")
     else:
         raise ConfigError(
-            f"unknown recipe {str(name_or_path)!r}{_near(str(name_or_path), recipe_names())}: "
-            f"give a .yaml file or one of {', '.join(recipe_names())}"
+            f"unknown recipe {str(name_or_path)!r}: give a .yaml file or one of "
+            f"{', '.join(recipe_names())}{did_you_mean(str(name_or_path), recipe_names())}"
         )
     values = _parse(text, str(name_or_path))
     if not isinstance(values, dict):
@@ -214,7 +213,7 @@ def _explain(error: ValidationError) -> str:
             *parents, key = (str(step) for step in entry["loc"])
             known = _known_keys(parents)
             where = ".".join([*parents, key])
-            return f"unknown key {where}{_near(key, known)} Known: {', '.join(known)}"
+            return f"unknown key {where} (known: {', '.join(known)}){did_you_mean(key, known)}"
     return describe_error(error)
 
 
@@ -225,8 +224,3 @@ def _known_keys(parents: list[str]) -> list[str]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return list(model.model_fields)
-
-
-def _near(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
