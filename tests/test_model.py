@@ -155,6 +155,25 @@ def test_multiply_accumulates(name: str, gmacs: float) -> None:
     assert measure_cost(preset(name)).gmacs == pytest.approx(gmacs, rel=0.005)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny(position="none"),
+        tiny(position="none", label_width=32, label_ffn_ratio=0),
+        tiny(position="none", label_placement="after_block"),
+        tiny(position="none", label_blocks=(), n_mels=50),
+    ],
+)
+def test_cost_agrees_with_torchs_own_counter(config: ModelConfig) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = ATGNN(config).eval().requires_grad_(False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 70, config.n_mels))
+    counted = counter.get_total_flops() / 2e9
+    assert measure_cost(config, 70).gmacs == pytest.approx(counted, rel=1e-6)
+
+
 def test_cost_of_tables() -> None:
     """Legacy tables are stored, not trained; the exact grid stores nothing."""
     grid, legacy = measure_cost(tiny(), 64), measure_cost(tiny(position="legacy"), 64)

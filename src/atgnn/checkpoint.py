@@ -16,13 +16,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch.overrides import TorchFunctionMode
 
 from atgnn import __version__
 from atgnn.errors import CheckpointError, describe_error
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN, ModelConfig
+from atgnn.model.empty import empty_model
 from atgnn.model.label import LabelBranch
 
 __all__ = ["DEFAULT_MODEL", "FORMAT_VERSION", "Checkpoint", "Provenance", "shipped_models"]
@@ -219,8 +219,7 @@ class Checkpoint:
                 f"{folder} is not an ATGNN checkpoint: {' and '.join(missing)} not found in it"
             )
         description = _read_description(folder / "config.json")
-        with torch.device("meta"), _Unfilled():
-            model = ATGNN(description.model)
+        model = empty_model(description.model)
         _read_weights(model, folder / "model.safetensors")
         return cls(
             model.eval(),
@@ -358,20 +357,6 @@ def _read_description(path: Path) -> _Description:
         return _Description.model_validate(content)
     except ValidationError as error:
         raise CheckpointError(f"{path}: {describe_error(error)}") from None
-
-
-class _Unfilled(TorchFunctionMode):
-    """Skips initial values, which the file replaces: drawing them on "meta" imports for seconds."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.div_):
-            return args[0]
-        return func(*args, **kwargs)
 
 
 def _read_weights(model: ATGNN, path: Path) -> None:

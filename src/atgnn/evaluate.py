@@ -156,10 +156,7 @@ def choose_clips(
         asked = " and ".join(f"{name} {value}" for name, value in wanted.items())
         there = "; ".join(f"{name}s: {_values(clips, name)}" for name in wanted)
         raise ClipsError(f"no clip of {asked} among {len(clips)}; there are {there}")
-    if label_column is not None:
-        labels = [(str(value),) for value in chosen.column(label_column)]
-        chosen = Clips(chosen.table.assign(labels=labels))
-    return chosen
+    return chosen if label_column is None else chosen.labelled_by(label_column)
 
 
 def _values(clips: Clips, column: str) -> str:

@@ -261,6 +261,10 @@ class Clips(Sequence[Clip]):
             keep &= np.array([value in values for value in self.column(name)], dtype=bool)
         return self.subset(np.flatnonzero(keep))
 
+    def labelled_by(self, column: str) -> Clips:
+        """The same clips, each with one label: its value in another column."""
+        return Clips(self.table.assign(labels=[(str(value),) for value in self.column(column)]))
+
     def subset(self, indices: Iterable[int] | np.ndarray) -> Clips:
         """The clips at `indices` (or under a boolean mask), in that order."""
         chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))

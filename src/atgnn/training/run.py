@@ -102,12 +102,9 @@ def read_clips(settings: DataSettings) -> Clips:
     if not settings.clips:
         raise ConfigError("the recipe names no clips: add --clips PATH or --set data.clips=PATH")
     clips = Clips.concat(Clips.read(path) for path in settings.clips)
-    if settings.label_column != "labels":
-        values = clips.column(settings.label_column)
-        table = clips.table.copy()
-        table["labels"] = [(str(value),) for value in values]
-        clips = Clips(table)
-    return clips
+    if settings.label_column == "labels":
+        return clips
+    return clips.labelled_by(settings.label_column)
 
 
 def divide(recipe: Recipe) -> Division:
