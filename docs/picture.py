@@ -70,7 +70,8 @@ def draw(checkpoint: Checkpoint, sound: Path, out: Path) -> None:
     frames, bins = mel.shape[1:]
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
     for axis in axes:
-        axis.imshow(mel[0].T, origin="lower", aspect="auto", cmap="magma", extent=(0, frames, 0, bins))
+        extent = (0, frames, 0, bins)
+        axis.imshow(mel[0].T, origin="lower", aspect="auto", cmap="magma", extent=extent)
         ticks = np.arange(0, frames, 50)
         hop = checkpoint.front_end.hop_ms / 1000
         axis.set_xticks(ticks, [f"{tick * hop:.1f}" for tick in ticks])
@@ -94,9 +95,8 @@ def draw(checkpoint: Checkpoint, sound: Path, out: Path) -> None:
         for index in near[best].tolist():
             x, y = centre(index, grid, frames, bins)
             box = (x - width / 2, y - height / 2)
-            axes[1].add_patch(
-                plt.Rectangle(box, width, height, fill=False, color=colours[3 * number % len(colours)])
-            )
+            colour = colours[3 * number % len(colours)]
+            axes[1].add_patch(plt.Rectangle(box, width, height, fill=False, color=colour))
     axes[1].set_title(f"where {name!r} looked (score {scores[best]:.2f})")
     figure.savefig(out, dpi=110)
 

@@ -3,6 +3,10 @@
 import itertools
 import math
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -369,3 +373,84 @@ def test_bad_clips_leave_no_folder_behind(tmp_path):
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     with pytest.raises(ConfigError, match="names no clips"):
         train(load_recipe("folder"), tmp_path / "run")
+
+
+def test_a_run_starts_from_published_weights(sounds, fixtures, tmp_path):
+    model = (
+        "model={preset: pyr-ti-encoder, channels: [16, 24, 32, 48], stem_widths: [8, 16, 16],"
+        " k: 3, head_width: 48, n_mels: 64, nominal_frames: 50}"
+    )
+    recipe = tiny_recipe(
+        sounds,
+        model,
+        "front_end.n_mels=64",
+        f"init={fixtures / 'pyramid_tiny.pth.tar'}",
+        "optim.epochs=1",
+        "optim.learning_rate=1e-12",
+        "optim.optimizer=adam",
+        "select=last",
+    )
+    train(recipe, tmp_path / "run")
+    report = (tmp_path / "run" / "init.txt").read_text()
+    assert "pyramid_tiny" in report
+    assert "patch_head.fc2" in report  # left new: other classes
+    published = torch.load(fixtures / "pyramid_tiny.pth.tar", weights_only=True)
+    published = published.get("state_dict", published)
+    ours = weights(tmp_path / "run" / "model")
+    expected = published["stem.convs.3.weight"]
+    torch.testing.assert_close(
+        ours["encoder.stem.convs.1.conv.weight"], expected, atol=1e-6, rtol=0
+    )
+
+
+# ---------------------------------------------------------------------- from outside
+
+
+def start(sounds, out, *more):
+    """`atgnn train` in a process of its own."""
+    settings = [
+        TINY,
+        "data.ontology=false",
+        "optim.batch_size=4",
+        "save_half=false",
+        "optim.epochs=40",
+        "select=last",
+        "data.validation_share=0.25",
+    ]
+    command = [sys.executable, "-m", "atgnn", "train", "folder", "--clips", str(sounds)]
+    for setting in settings:
+        command += ["--set", setting]
+    return subprocess.Popen(
+        [*command, "--out", str(out), *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def wait_for_epochs(process, out, count):
+    while process.poll() is None:
+        history = out / "history.csv"
+        if history.is_file() and len(history.read_text().splitlines()) > count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"ended before epoch {count}")
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_end_with_the_same_weights(sounds, tmp_path):
+    assert start(sounds, tmp_path / "whole").wait() == 0
+    killed = start(sounds, tmp_path / "killed")
+    wait_for_epochs(killed, tmp_path / "killed", 3)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert start(sounds, tmp_path / "killed", "--resume").wait() == 0
+    whole, resumed = (weights(tmp_path / name / "model") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(sounds, tmp_path):
+    process = start(sounds, tmp_path / "run")
+    wait_for_epochs(process, tmp_path / "run", 2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.decode().splitlines()[-1].startswith("atgnn: stopped: the same command with")

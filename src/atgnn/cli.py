@@ -32,8 +32,8 @@ class _Commands(TyperGroup):
                 raise
             say(error)
             raise typer.Exit(1 if isinstance(error, AudioError) else 2) from None
-        except KeyboardInterrupt:
-            say("stopped")
+        except KeyboardInterrupt as stop:
+            say(f"stopped{': ' if stop.args else ''}{stop}")
             raise typer.Exit(130) from None
         except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -189,7 +189,10 @@ def train(
     chosen = load_recipe(recipe, changes)
     from atgnn.training.run import train as run  # Lightning takes seconds: after the recipe
 
-    model = run(chosen, out, resume=resume)
+    try:
+        model = run(chosen, out, resume=resume)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the same command with --resume goes on in {out}") from None
     typer.echo(f"The model is in {model}: try `atgnn tag SOUND --model {model}`")
 
 

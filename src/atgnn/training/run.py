@@ -2,6 +2,7 @@
 
 OUT/recipe.yaml      the resolved recipe
 OUT/environment.json versions of what it ran on
+OUT/init.txt         where the run starts from weights: what was loaded, converted, left new
 OUT/history.csv      losses and metrics, a row per epoch
 OUT/logs/            the same for TensorBoard, where it is installed
 OUT/resume/last.ckpt state after the last whole epoch; `--resume` goes on from there
@@ -73,24 +74,22 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     _claim(recipe, out, resume)
     division = divide(recipe)
     training, validation = _loaders(recipe, division)
-    module = TaggingModule(
-        recipe, _new_model(recipe, division), division.vocabulary.names, len(training)
-    )
+    model = _new_model(recipe, division, out)
+    module = TaggingModule(recipe, model, division.vocabulary.names, len(training))
     keeper = _Keeper(recipe, division.vocabulary, out)
     trainer = _make_trainer(recipe, out, keeper)
     last = out / "resume" / "last.ckpt"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-        trainer.fit(
-            module,
-            training,
-            validation,
-            ckpt_path=last if resume and last.is_file() else None,
-            weights_only=True,
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    resumed_from = last if resume and last.is_file() else None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            trainer.fit(module, training, validation, ckpt_path=resumed_from, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     return keeper.finish(module)
 
 
@@ -203,12 +202,13 @@ def _loaders(recipe: Recipe, division: Division) -> tuple[Any, Any]:
 # ---------------------------------------------------------------------- model
 
 
-def _new_model(recipe: Recipe, division: Division) -> ATGNN:
+def _new_model(recipe: Recipe, division: Division, out: Path) -> ATGNN:
     torch.manual_seed(recipe.seed)
     model = ATGNN(recipe.model_config_for(len(division.vocabulary)))
     initialise(model, recipe.residual_scale)
     if recipe.init is not None:
-        logging.getLogger("atgnn").info("%s", _start_from(model, recipe.init, division.vocabulary))
+        report = _start_from(model, recipe.init, division.vocabulary)
+        (out / "init.txt").write_text(report + "\n", encoding="utf-8")
     return model
 
 
