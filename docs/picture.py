@@ -2,8 +2,8 @@
 
     python docs/picture.py [SOUND] [--model MODEL] [--out docs/graph.png]
 
-Left: one patch node and its nearest neighbours in each stage. Right: the patches that the best
-label drew on in each label block.
+Left: one patch node and its nearest neighbours in the first block of each stage. Right: the patches
+that the best label drew on in each label block.
 """
 
 import argparse
@@ -77,27 +77,28 @@ def draw(checkpoint: Checkpoint, sound: Path, out: Path) -> None:
         axis.set_xticks(ticks, [f"{tick * hop:.1f}" for tick in ticks])
         axis.set_xlabel("time, s")
     axes[0].set_ylabel("mel bin")
-    colours = plt.get_cmap("viridis")(np.linspace(0.35, 1, len(graphs)))
+    stages = {grid: (cells, near) for grid, cells, near in reversed(graphs)}  # the first of each
+    colours = plt.get_cmap("cool")(np.linspace(0, 1, len(stages)))
     loudest = divmod(int(mel[0].argmax()), bins)
-    for colour, (grid, cells, near) in zip(colours, graphs, strict=True):
+    best = int(scores.argmax())
+    grids = list(dict.fromkeys(grid for grid, _, _ in graphs))
+    for number, grid in enumerate(grids):
+        (cells, near), colour = stages[grid], colours[number]
         node = (loudest[1] * grid[0] // bins) * grid[1] + loudest[0] * grid[1] // frames
         x, y = centre(node, grid, frames, bins)
         for index in near[node].tolist():
             to = centre(index, cells, frames, bins)
-            axes[0].plot([x, to[0]], [y, to[1]], color=colour, lw=1, marker="o", ms=3)
-        axes[0].plot(x, y, "wo", ms=7)
-    axes[0].set_title("one patch and its neighbours, block by block")
-    best = int(scores.argmax())
-    name = checkpoint.vocabulary.names[best]
-    stages = list(dict.fromkeys(grid for grid, _, _ in graphs))
-    for number, (grid, near) in enumerate(zip(stages, labels, strict=True)):
+            axes[0].plot([x, to[0]], [y, to[1]], color=colour, lw=1.3, marker="o", ms=4)
+        axes[0].plot(x, y, "o", ms=9, color=colour, mec="white", label=f"stage {number + 1}")
         height, width = bins / grid[0], frames / grid[1]
-        for index in near[best].tolist():
+        for index in labels[number][best].tolist():
             x, y = centre(index, grid, frames, bins)
             box = (x - width / 2, y - height / 2)
-            colour = colours[3 * number % len(colours)]
-            axes[1].add_patch(plt.Rectangle(box, width, height, fill=False, color=colour))
-    axes[1].set_title(f"where {name!r} looked (score {scores[best]:.2f})")
+            axes[1].add_patch(plt.Rectangle(box, width, height, fill=False, ec=colour, lw=1.5))
+    axes[0].legend(loc="upper right", framealpha=0.6)
+    axes[0].set_title("a patch and its neighbours, first block of each stage", fontsize=11)
+    name = checkpoint.vocabulary.names[best]
+    axes[1].set_title(f"the patches that {name!r} drew on (score {scores[best]:.2f})", fontsize=11)
     figure.savefig(out, dpi=110)
 
 
