@@ -21,6 +21,7 @@ from atgnn.checkpoint import FORMAT_VERSION, Checkpoint, Provenance
 from atgnn.errors import AtgnnError, CheckpointError
 from atgnn.frontend import FrontEndConfig
 from atgnn.labels import Vocabulary
+from atgnn.model import ATGNN
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,28 @@ def test_truncated_weights_fail_loudly(folder, keep):
     assert "damaged" in one_line_error(folder)
 
 
+def test_attribution_travels_with_the_weights(tmp_path):
+    one = tiny_checkpoint(attribution="author,licence\nÉmile,CC BY\n")
+    one.save_pretrained(tmp_path / "a")
+    Checkpoint.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert (tmp_path / "b" / "ATTRIBUTION.csv").read_text(encoding="utf-8") == one.attribution
+    assert (tmp_path / "a" / "model.safetensors").stat().st_mode & 0o044
+
+
+def test_shared_adjacency_stays_shared(tmp_path):
+    model = ATGNN(tiny_model().config.replace(shared_adjacency=True))
+    one = Checkpoint(model, FrontEndConfig(n_mels=32), Vocabulary.from_names(LABELS))
+    one.save_pretrained(tmp_path / "a")
+    loaded = Checkpoint.from_pretrained(tmp_path / "a").model
+    shared = {
+        id(p)
+        for name, p in loaded.named_parameters(remove_duplicate=False)
+        if name.endswith("adjacency")
+    }
+    assert len(shared) == 1
+    assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in model.parameters())
+
+
 def test_what_is_no_checkpoint_is_named(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "config.json and model.safetensors not found" in one_line_error(tmp_path / "empty")
@@ -200,7 +223,7 @@ def test_a_crash_while_saving_leaves_the_old_folder(folder, tmp_path, monkeypatc
     def crash(*args, **kwargs):
         raise OSError("disk full")
 
-    for name in ("save_file", "_for_disk"):
+    for name in ("save", "_for_disk"):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, crash)
             with pytest.raises(OSError, match="disk full"):

@@ -29,8 +29,8 @@ def test_threshold_keeps_what_reaches_it_and_drops_ancestors():
     assert choose(scores, threshold=0.5) == ["Rain", "Bark"]
     assert choose(scores, threshold=0.5, ancestors=True) == ["Animal", "Dog", "Rain", "Bark"]
     assert choose(scores, threshold=0.55) == ["Dog", "Rain"], "Dog stays: no Bark above it"
-    assert choose(scores, threshold=0.3, top=2) == ["Rain", "Bark"]
-    assert choose(scores, threshold=0.3, top=1) == ["Dog"], "cut off before Bark is reached"
+    assert choose(scores, threshold=0.3, top=2) == ["Dog", "Rain"], "cut off before Bark"
+    assert choose(scores, threshold=0.3, top=1) == ["Animal"]
     assert choose(scores, threshold=0.95) == []
 
 
@@ -47,6 +47,9 @@ def test_top_drops_ancestors_without_letting_a_whisper_hide_them():
     assert choose({"Animal": 0.9, "Dog": 0.8, "Bark": 0.7, "Rain": 0.1}, top=2) == ["Bark", "Rain"]
     assert choose({"Animal": 0.9, "Dog": 0.8, "Bark": 0.01, "Rain": 0.1}, top=2) == ["Dog", "Rain"]
     assert choose({"Animal": 0.9, "Rain": 0.8, "Dog": 0.6}, top=1) == ["Animal"]
+    for rain in (0.001, 0.3, 0.7):  # an unrelated label has no say in it
+        scores = {"Dog": 0.9, "Bark": 0.5, "Rain": rain}
+        assert choose(scores, top=1) == choose(scores, top=1, threshold=0) == ["Dog"]
     assert choose({"Bark": 0.9, "Dog": 0.8, "Animal": 0.7, "Rain": 0.1}, top=2) == ["Bark", "Rain"]
     assert choose({"Animal": 0.9, "Dog": 0.8}, top=2, ancestors=True) == ["Animal", "Dog"]
 

@@ -1,6 +1,7 @@
 """Recipes, augmentation, loss, schedule, and a run that survives being killed."""
 
 import itertools
+import json
 import math
 import shutil
 import signal
@@ -15,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from atgnn.checkpoint import Checkpoint
+from atgnn.data.clips import Clips
 from atgnn.errors import AtgnnError, ClipsError, ConfigError
 from atgnn.training import augment
 from atgnn.training.recipe import AugmentSettings, OptimSettings, Recipe, load_recipe, recipe_names
@@ -91,6 +93,12 @@ def test_defaults_are_the_papers():
         (["model.preset=pyr-x"], ["unknown preset 'pyr-x'", "did you mean"]),
         (["model.depth=3"], ["unknown model setting 'depth'"]),
         (["front_end.preset=nope"], ["unknown front end 'nope'"]),
+        (["front_end.n_mel=3"], ["n_mel", "did you mean 'n_mels'"]),
+        (["model.n_mels=64"], ["model.n_mels is 64", "the front end makes 128"]),
+        (["model.num_labels=5"], ["model.num_labels follows from the clips"]),
+        (["model.blocks=[2, 0, 2]"], ["blocks.1", "greater than 0"]),
+        (["seed=-1"], ["seed", "greater than or equal to 0"]),
+        (["optim.betas=[2, 3]"], ["optim.betas.0", "less than 1"]),
         (["seed"], ["expected key=value", "'seed'"]),
         (["name.x=1"], ["cannot set name.x"]),
         (["seed={"], ["not readable YAML"]),
@@ -151,6 +159,12 @@ def test_halving_schedule_is_the_papers():
     assert at(50) == 1 / 256
     assert learning_rate_factor(0, steps, settings) == pytest.approx(0.01)
     assert learning_rate_factor(49, steps, settings) == pytest.approx(0.5)
+
+
+def test_the_published_warm_up_climbs_stairs():
+    settings = OptimSettings(warmup="staircase", schedule="constant")
+    at = [learning_rate_factor(step, 100, settings) for step in (0, 49, 50, 99, 100, 999, 1000)]
+    assert at == [0, 0, 0.05, 0.05, 0.1, 0.95, 1]
 
 
 def test_cosine_ends_near_zero():
@@ -277,6 +291,49 @@ def test_division_respects_rows_and_authors(sounds, tmp_path):
         divide(tiny_recipe(table, "data.validation={fold: 9}"))
 
 
+def test_a_header_that_promises_more_than_there_is_does_not_stop_training(tmp_path):
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE * 3)
+    soundfile.write(folder / "a.mp3", noise, RATE)
+    whole = (folder / "a.mp3").read_bytes()
+    (folder / "a.mp3").write_bytes(whole[: len(whole) // 2])
+    waves = Waveforms(Clips.read(tmp_path), RATE, 1.0, 10.0)
+    with pytest.warns(UserWarning, match=r"a\.mp3"):
+        assert 0.5 * RATE < len(waves[0]) < 2.5 * RATE
+
+
+def test_waveforms_are_cut_to_the_longest_and_to_the_row(sounds, tmp_path):
+    path = sounds / "high" / "0.wav"
+    table = tmp_path / "clips.csv"
+    table.write_text(f"path,labels,start,end\n{path},high,0.1,0.3\n{path},high,,\n")
+    waves = Waveforms(Clips.read(table), RATE, 1.0, 0.25)
+    whole = soundfile.read(path, dtype="float32")[0]
+    np.testing.assert_allclose(waves[0], whole[1600:4800], atol=2e-4)
+    np.testing.assert_allclose(waves[1], whole[:4000], atol=2e-4)
+
+
+def test_single_label_runs_have_one_label_a_clip(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("Bark", "Dog"):
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            soundfile.write(tmp_path / label / f"{i}.wav", rng.uniform(-0.1, 0.1, 8000), RATE)
+
+    def single(clips):
+        settings = [f"data.clips={clips}", "task=single_label", "data.validation_share=0"]
+        return load_recipe("folder", settings)
+
+    one = single(tmp_path)
+    assert (divide(one).train_targets.sum(1) == 1).all()  # a bark is not also a dog here
+    table = tmp_path / "clips.csv"
+    table.write_text("path,labels\nBark/0.wav,Bark;Dog\nDog/0.wav,Dog\n")
+    with pytest.raises(ClipsError, match=r"1 of 2 clips differ, the first is 0\.wav"):
+        divide(
+            one.model_copy(update={"data": one.data.model_copy(update={"clips": (str(table),)})})
+        )
+
+
 # ---------------------------------------------------------------------- a run
 
 
@@ -302,8 +359,32 @@ def test_a_run_leaves_a_folder_that_explains_itself(finished):
     assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in history[1:])
 
 
-def test_resume_after_an_interruption_ends_with_the_same_weights(sounds, finished, tmp_path):
-    recipe = tiny_recipe(sounds, "select=last")
+def test_the_best_epoch_is_kept_and_reported(sounds, tmp_path):
+    recipe = tiny_recipe(sounds, "optim.epochs=2")
+    train(recipe, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    rows = [line.split(",") for line in (tmp_path / "run" / "history.csv").read_text().split()]
+    by_epoch = {int(row[0]): float(row[3]) for row in rows[1:]}
+    assert report["mAP"] == pytest.approx(max(by_epoch.values()), abs=1e-5)
+    assert by_epoch[report["epoch"]] == max(by_epoch.values())
+    best = Checkpoint.from_pretrained(tmp_path / "run" / "model")
+    assert best.provenance.metrics["mAP"] == report["mAP"]
+    train(recipe, tmp_path / "run", resume=True)  # finished: nothing changes, nothing is lost
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == report
+
+
+def test_a_run_in_bfloat16(sounds, tmp_path):
+    recipe = tiny_recipe(sounds, "optim.epochs=1", "precision=bf16-mixed")
+    train(recipe, tmp_path / "run")
+    state = weights(tmp_path / "run" / "model")
+    assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resume_after_an_interruption_ends_with_the_same_weights(
+    sounds, finished, tmp_path, workers
+):
+    recipe = tiny_recipe(sounds, "select=last", f"workers={workers}")
 
     class Killed(Exception):
         pass
@@ -371,6 +452,11 @@ def test_bad_clips_leave_no_folder_behind(tmp_path):
             train(tiny_recipe(clips), tmp_path / "out" / "run")
         assert not (tmp_path / "out" / "run").exists()
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    (tmp_path / "a").mkdir()
+    soundfile.write(tmp_path / "a" / "a.wav", np.zeros(8000), RATE)
+    lost = tiny_recipe(tmp_path, "init=missing.pth", "data.validation_share=0")
+    with pytest.raises(ConfigError, match=r"no file missing\.pth"):
+        train(lost, tmp_path / "out")
     with pytest.raises(ConfigError, match="names no clips"):
         train(load_recipe("folder"), tmp_path / "run")
 

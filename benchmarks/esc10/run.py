@@ -9,8 +9,8 @@
 `final` trains on all four other folds for the recipe's fixed number of epochs, keeps the last
 epoch's weights in half precision under benchmarks/esc10/, scores the test fold once and writes the
 look down in benchmarks/test_fold_looks.csv. `check` repeats the scoring of the kept weights through
-`atgnn tag` and must find the predictions on record. `report` prints the five folds, their mean, and
-the interval from resampling authors, from the predictions on record.
+`atgnn tag`, which is no new look, and must find the predictions on record. `report` prints the five
+folds, their mean, and the interval from resampling authors, from the predictions on record.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def finish(args: argparse.Namespace, fold: int) -> None:
                 datetime.date.today().isoformat(),
                 "ESC-10",
                 fold,
-                f"esc10 recipe, trained on the other four folds{settings}",
+                f"accuracy: esc10 recipe, trained on the other four folds{settings}",
                 f"{accuracy(rows):.4f}",
                 "python benchmarks/esc10/run.py final",
             ]

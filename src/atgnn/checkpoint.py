@@ -7,7 +7,6 @@ thresholds, what it was trained on and how well it does. ``model.safetensors`` h
 
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,7 @@ FORMAT_VERSION = 1
 DEFAULT_MODEL = "everyday-mini"
 _SHIPPED = Path(__file__).parent / "pretrained"
 _FILES = ("config.json", "model.safetensors", "README.md")
-_EXTRA_FILES = ("ATTRIBUTION.csv",)  # may lie beside them
+ATTRIBUTION = "ATTRIBUTION.csv"  # may lie beside them
 
 
 class Provenance(BaseModel):
@@ -42,6 +41,7 @@ class Provenance(BaseModel):
     summary: str = Field("", description="one paragraph: what it is for, what it cannot do")
     training_data: str = Field("", description="what it was trained on")
     licence: str = Field("", description="licence of the weights, and what must be attributed")
+    licence_id: str = Field("", description="the hub's name of the licence, e.g. cc-by-4.0")
     metrics: dict[str, float] = Field(default_factory=dict)
     evaluated_on: str = Field("", description="what the metrics were measured on, and how")
     command: str = Field("", description="the command that reproduces it")
@@ -87,6 +87,7 @@ class Checkpoint:
         activation: "sigmoid" for independent labels, "softmax" where exactly one is true.
         window_seconds: longer recordings are tagged in windows of this length.
         provenance: training data, licence, metrics.
+        attribution: a CSV table of the recordings it was trained on, or None.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Checkpoint:
         activation: Literal["sigmoid", "softmax"] = "sigmoid",
         window_seconds: float = 10.0,
         provenance: Provenance | None = None,
+        attribution: str | None = None,
     ) -> None:
         self.model = model
         self.front_end = front_end
@@ -107,6 +109,7 @@ class Checkpoint:
         self.activation: Literal["sigmoid", "softmax"] = activation
         self.window_seconds = window_seconds
         self.provenance = provenance or Provenance()
+        self.attribution = attribution
         try:
             self._description = _Description(
                 format_version=FORMAT_VERSION,
@@ -130,8 +133,8 @@ class Checkpoint:
     def save_pretrained(self, folder: str | os.PathLike[str], *, half: bool = False) -> Path:
         """Write the folder; with `half`, weights are stored in float16 (half the size).
 
-        Written beside its place and moved there when complete, so that a crash leaves either the
-        old folder or the new one. A folder that holds other files is refused.
+        Written beside its place and moved there when complete: no crash leaves half a checkpoint.
+        A folder that holds other files is refused.
         """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or _foreign(folder)):
@@ -155,6 +158,8 @@ class Checkpoint:
         # Not save_file: it makes a file that only its owner can read.
         (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
         (folder / "README.md").write_text(self.card(), encoding="utf-8")
+        if self.attribution is not None:
+            (folder / ATTRIBUTION).write_text(self.attribution, encoding="utf-8")
 
     def push_to_hub(
         self,
@@ -165,6 +170,7 @@ class Checkpoint:
         token: str | None = None,
         revision: str | None = None,
         commit_message: str = "Upload ATGNN checkpoint",
+        create_pr: bool = False,
     ) -> str:
         """Upload the folder to the Hugging Face hub; returns the address of the commit."""
         from huggingface_hub import HfApi
@@ -178,6 +184,7 @@ class Checkpoint:
                 folder_path=folder,
                 revision=revision,
                 commit_message=commit_message,
+                create_pr=create_pr,
             )
         return str(commit)
 
@@ -192,6 +199,7 @@ class Checkpoint:
         token: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
     ) -> "Checkpoint":
         """Load a model that ships with the package, a folder, or a hub repository ``owner/name``.
 
@@ -208,6 +216,7 @@ class Checkpoint:
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
+                force_download=force_download,
             )
         return cls._read(folder)
 
@@ -229,6 +238,7 @@ class Checkpoint:
             activation=description.activation,
             window_seconds=description.window_seconds,
             provenance=description.provenance,
+            attribution=_read_attribution(folder),
         )
 
     # ------------------------------------------------------------------ card
@@ -242,6 +252,7 @@ class Checkpoint:
             "library_name: atgnn",
             "pipeline_tag: audio-classification",
             "tags: [audio-tagging, graph-neural-network]",
+            *([f"license: {about.licence_id}"] if about.licence_id else []),
             "---",
             "",
             "# ATGNN checkpoint",
@@ -298,7 +309,7 @@ def _metrics_table(about: Provenance) -> str:
 
 
 def _foreign(folder: Path) -> bool:
-    return any(path.name not in (*_FILES, *_EXTRA_FILES) for path in folder.iterdir())
+    return any(path.name not in (*_FILES, ATTRIBUTION) for path in folder.iterdir())
 
 
 def _for_disk(value: torch.Tensor, half: bool) -> torch.Tensor:
@@ -332,12 +343,17 @@ def _download(repo_id: str, **options: Any) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=[*_FILES, *_EXTRA_FILES], **options))
+        return Path(snapshot_download(repo_id, allow_patterns=[*_FILES, ATTRIBUTION], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"no folder {repo_id!r} here, and the hub did not give one: {reason}"
         ) from None
+
+
+def _read_attribution(folder: Path) -> str | None:
+    path = folder / ATTRIBUTION
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _read_description(path: Path) -> _Description:
@@ -379,9 +395,3 @@ def _read_weights(model: ATGNN, path: Path) -> None:
     model.load_state_dict(weights, assign=True)
     if isinstance(model.label_branch, LabelBranch) and model.config.shared_adjacency:
         model.label_branch.share_adjacency()
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Delete a checkpoint folder, and nothing that is not one."""
-    if folder.is_dir() and not _foreign(folder):
-        shutil.rmtree(folder)

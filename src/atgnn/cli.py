@@ -1,6 +1,6 @@
 """The command line: ``atgnn tag``, ``models``, ``recipes``, ``train``, ``evaluate``.
 
-Exit codes: 0 all went well; 1 some recordings could not be read (the rest went on); 2 wrong
+Exit codes: 0 all went well; 1 a recording could not be read (`tag` goes on with the rest); 2 wrong
 usage, or a model, recipe or table that is missing or does not fit; 130 stopped with Ctrl-C.
 """
 
@@ -203,7 +203,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     fold: Annotated[int | None, typer.Option(help="Only this fold.")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="A row per label.")] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class/--summary", help="With a row per label, or without.")
+    ] = True,
     label_column: Annotated[
         str | None,
         typer.Option(help="Column of the table that names the labels."),

@@ -57,14 +57,17 @@ class MissingExtraError(AtgnnError, ImportError):
         return cls(f'{purpose} needs {package}: install it with `pip install "atgnn[{extra}]"`')
 
 
-def describe_error(error: "ValidationError") -> str:
-    """A pydantic error in one line: where, what was expected, what came."""
+def describe_error(error: "ValidationError", known: Iterable[str] = ()) -> str:
+    """A pydantic error in one line: where, what was expected, what came.
+
+    `known` names the settings there are, to suggest the nearest to an unknown one.
+    """
     parts = []
     for entry in error.errors():
         where = ".".join(str(step) for step in entry["loc"])
         message = entry["msg"].removeprefix("Value error, ")
         if entry["type"] == "extra_forbidden":
-            message = "unknown setting"
+            message = f"unknown setting{did_you_mean(where, known)}"
         came = f" (got {entry['input']!r})" if where and entry["type"] != "value_error" else ""
         parts.append(f"{where}: {message}{came}" if where else message)
     return "; ".join(parts)

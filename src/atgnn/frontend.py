@@ -97,7 +97,9 @@ class FrontEndConfig(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ConfigError(f"front end: {describe_error(error)}") from None
+            raise ConfigError(
+                f"front end: {describe_error(error, FrontEndConfig.model_fields)}"
+            ) from None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "FrontEndConfig":

@@ -263,8 +263,9 @@ class Tagger:
         )
 
     def _check_band(self, excerpt: Excerpt) -> None:
-        """Warn, once in a tagger's life, of a recording that the model can hardly hear."""
-        if self._warned or not _readable_twice(excerpt.source):
+        """Warn, once in a tagger's life, of a whole recording that the model can hardly hear."""
+        whole = excerpt.start == 0 and excerpt.end is None
+        if self._warned or not whole or not _readable_twice(excerpt.source):
             return
         low, high = self.front_end.config.band
         share = audio.source_band_share(excerpt.source, low, high)

@@ -130,10 +130,9 @@ class Selector:
       the `DEFAULT_TOP` best.
 
     Labels that are ontology ancestors of a reported one are left out unless `ancestors` is true.
-    Where a threshold decides what is present, a more specific present label always displaces its
-    ancestors. Among the `top` best nothing says what is present: there it takes their place when
-    it scores at least half as much, and otherwise gives way to them (a bark at 0.01 must not hide
-    a dog at 0.9).
+    Where a threshold alone decides what is present, a more specific present label always displaces
+    its ancestors. With `top`, it takes their place when it scores at least half as much, and
+    otherwise gives way to them (a bark at 0.01 must not hide a dog at 0.9).
     """
 
     def __init__(self, vocabulary: Vocabulary, thresholds: tuple[float, ...] | None = None) -> None:
@@ -169,12 +168,13 @@ class Selector:
         """Positions of the labels to report, best first; ties in the vocabulary's order."""
         ranked = np.argsort(-scores, kind="stable").tolist()
         limits = self.thresholds if threshold is None and top is None else threshold
-        share = 0.0  # where a threshold decides, what reaches it is there
         if limits is None:
-            top, share = top or DEFAULT_TOP, SPECIFIC_SHARE
+            top = top or DEFAULT_TOP
         else:
             present = scores >= limits
             ranked = [index for index in ranked if present[index]]
+        # Where a threshold alone decides, what reaches it is there.
+        share = 0.0 if top is None else SPECIFIC_SHARE
         return ranked[:top] if ancestors else self._specific(ranked, scores, top, share)
 
     def _specific(
@@ -186,13 +186,13 @@ class Selector:
         """
         kept: list[int] = []
         for index in ranked:
+            if len(kept) == top:
+                break
             general = [other for other in kept if other in self._above[index]]
             if any(index in self._above[other] for other in kept) or any(
                 scores[index] < share * scores[other] for other in general
             ):
                 continue
-            if len(kept) == top and not general:
-                break
             kept = [other for other in kept if other not in general] + [index]
         return kept
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from atgnn.errors import AtgnnError, ClipsError, LabelError, MissingExtraError
+from atgnn.errors import AtgnnError, AudioError, ClipsError, LabelError, MissingExtraError
 from atgnn.labels import Ontology, Vocabulary
 
 if TYPE_CHECKING:
@@ -116,25 +116,20 @@ class Clips(Sequence[Clip]):
 
     @classmethod
     def _from_folders(cls, folder: Path) -> Clips:
-        from atgnn.audio import is_sound
-
-        def sounds(inside: Path) -> list[Path]:
-            return sorted(file for file in inside.rglob("*") if file.is_file() and is_sound(file))
+        from atgnn.audio import find_sounds
 
         folder = folder.resolve()
-        loose = [file for file in folder.iterdir() if file.is_file() and is_sound(file)]
+        try:
+            sounds = find_sounds(folder)
+        except AudioError:
+            sounds = []
+        loose = [file for file in sounds if file.parent == folder]
         if loose:
             raise ClipsError(
                 f"{len(loose)} sounds lie directly in {folder} and so have no label, the first is "
                 f"{min(loose).name}: put every sound into a folder named after its label"
             )
-        named = [inside for inside in sorted(folder.iterdir()) if inside.is_dir()]
-        rows = [
-            {"path": file, "labels": (inside.name,)}
-            for inside in named
-            if not inside.name.startswith(".")
-            for file in sounds(inside)
-        ]
+        rows = [{"path": file, "labels": (file.relative_to(folder).parts[0],)} for file in sounds]
         if not rows:
             raise ClipsError(
                 f"no clips found in {folder}: expected a table (meta.csv beside audio/), ESC-50's "
@@ -262,8 +257,18 @@ class Clips(Sequence[Clip]):
         return self.subset(np.flatnonzero(keep))
 
     def labelled_by(self, column: str) -> Clips:
-        """The same clips, each with one label: its value in another column."""
-        return Clips(self.table.assign(labels=[(str(value),) for value in self.column(column)]))
+        """The same clips with the labels of another column; ClipsError where it is empty."""
+        labels = [
+            _names(str(value), Path(column)) if not _blank(value) else ()
+            for value in self.column(column)
+        ]
+        empty = [path for path, names in zip(self.paths, labels, strict=True) if not names]
+        if empty:
+            raise ClipsError(
+                f"{len(empty)} of {len(self)} clips have no value in the column {column!r}, the "
+                f"first is {empty[0].name}: fill it, or take the labels from another column"
+            )
+        return Clips(self.table.assign(labels=labels))
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> Clips:
         """The clips at `indices` (or under a boolean mask), in that order."""

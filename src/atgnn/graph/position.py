@@ -41,11 +41,12 @@ def grid_bias(frequency: int, time: int, ratio: int, channels: int, device: torc
 
 
 def _axis_table(size: int, ratio: int, channels: int, device: torch.device) -> Tensor:
-    nodes = torch.arange(size, device=device)
-    cells = torch.arange(ceil_div(size, ratio), device=device) * ratio + (ratio - 1) / 2
+    """One axis of `grid_bias`, in float64 on the CPU first: not every accelerator has float64."""
+    nodes = torch.arange(size, device="cpu")
+    cells = torch.arange(ceil_div(size, ratio), device="cpu") * ratio + (ratio - 1) / 2
     half = channels // 2
     product = sine_cosine(nodes, half) @ sine_cosine(cells, half).T
-    return (-2.0 / channels * product).float()
+    return (-2.0 / channels * product).float().to(device)
 
 
 def legacy_table(nodes: int, ratio: int, channels: int) -> Tensor:

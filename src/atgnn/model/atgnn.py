@@ -57,14 +57,8 @@ class ATGNN(nn.Module):
         self._check(mel, lengths)
         stages = self.encoder(mel, lengths)
         patch_logits = self.patch_head(stages[-1][-1])
-        label_logits = self.label_branch(self._levels(stages))
+        label_logits = self.label_branch(stages)
         return patch_logits + label_logits
-
-    def _levels(self, stages: list[list[Patches]]) -> list[Patches]:
-        """The patch nodes that label blocks look at."""
-        if self.config.label_placement == "after_block":
-            return [patches for stage in stages for patches in stage]
-        return [stage[-1] for stage in stages]
 
     def _check(self, mel: Tensor, lengths: Tensor | None) -> None:
         bins, inputs = self.config.n_mels, self.config.in_channels

@@ -5,7 +5,15 @@ One frozen record says everything about the layers; geometry is derived from it.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from atgnn.errors import ConfigError, describe_error, did_you_mean
 from atgnn.graph.pooling import ceil_div
@@ -26,11 +34,15 @@ class ModelConfig(BaseModel):
     in_channels: int = Field(1, ge=1, description="spectrograms per clip; 3 for published images")
     nominal_frames: int = Field(1024, ge=1, description="frames that stored positions are made for")
 
-    stem_widths: tuple[int, ...] = (40, 80, 80)
-    stem_strides: tuple[int, ...] = (2, 2, 1)
-    channels: tuple[int, ...] = (80, 160, 400, 640)
-    blocks: tuple[int, ...] = Field((2, 2, 6, 2), description="M: patch blocks of each stage")
-    reductions: tuple[int, ...] = Field((4, 2, 1, 1), description="candidates are means of r x r")
+    stem_widths: tuple[PositiveInt, ...] = (40, 80, 80)
+    stem_strides: tuple[PositiveInt, ...] = (2, 2, 1)
+    channels: tuple[PositiveInt, ...] = Field((80, 160, 400, 640), min_length=1)
+    blocks: tuple[PositiveInt, ...] = Field(
+        (2, 2, 6, 2), description="M: patch blocks of each stage"
+    )
+    reductions: tuple[PositiveInt, ...] = Field(
+        (4, 2, 1, 1), description="candidates are means of r x r"
+    )
     k: int = Field(9, ge=1, description="neighbours of a patch")
     k_last: int | None = Field(None, description="k grows linearly to this in the last block")
     dilation_every: int = Field(4, ge=1, description="dilation grows by one every so many blocks")
@@ -44,10 +56,12 @@ class ModelConfig(BaseModel):
     head_width: int = Field(1024, ge=1)
     head_dropout: float = Field(0.0, ge=0, lt=1)
 
-    label_blocks: tuple[int, ...] = Field((1, 1, 3, 1), description="P of each stage; () for none")
+    label_blocks: tuple[NonNegativeInt, ...] = Field(
+        (1, 1, 3, 1), description="P of each stage; () for none"
+    )
     label_placement: Literal["after_stage", "after_block"] = "after_stage"
     k_plg: int = Field(9, ge=1, description="patches that a label draws on")
-    label_width: int | None = Field(None, description="None: the stage's channels (open)")
+    label_width: PositiveInt | None = Field(None, description="None: the stage's channels (open)")
     label_update_groups: int = Field(4, ge=1, description="1 is dense (open)")
     label_ffn_ratio: int = Field(4, ge=0, description="0: no feed-forward network (open)")
     label_drop_path: float = Field(0.1, ge=0, lt=1)
@@ -205,7 +219,7 @@ for _name, _config in _WITH_LABELS.items():
 
 
 def preset_names() -> list[str]:
-    """Names of the presets, smallest first."""
+    """Names of the presets: ours, the isotropic and the pyramid ones, each from small to large."""
     return list(PRESETS)
 
 

@@ -76,7 +76,7 @@ def _label_macs(branch: LabelBranch, config: ModelConfig, frames: int) -> int:
     level: Any
     for stage, level in zip(stages, branch.levels, strict=True):
         rows, columns = config.grid(frames, stage)
-        width = level.blocks[0].plg.update.norm.num_features
+        width = config.channels[stage] if config.label_width is None else config.label_width
         products = (rows * columns + count) * width  # scores against patches, labels to labels
         macs += count * (_weights(level.projection) + _weights(level.blocks))
         macs += count * products * len(level.blocks)

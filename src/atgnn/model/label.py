@@ -121,6 +121,8 @@ class LabelBranch(nn.Module):
         super().__init__()
         levels = config.label_levels
         count = config.num_labels
+        after_stage = config.label_placement == "after_stage"
+        self.looks_at = _stage_ends if after_stage else _every_block
         width = levels[0][0] if config.label_width is None else config.label_width
         self.embedding = nn.Parameter(torch.empty(count, width))
         self.levels = nn.ModuleList()
@@ -138,8 +140,9 @@ class LabelBranch(nn.Module):
         for graph in graphs[1:]:
             graph.adjacency = graphs[0].adjacency
 
-    def forward(self, levels: list[Patches]) -> Tensor:
-        """Patch nodes at each level to label logits ``(B, S)``: ``y_s = w_s . l_s``."""
+    def forward(self, stages: list[list[Patches]]) -> Tensor:
+        """Patch nodes after every block to label logits ``(B, S)``: ``y_s = w_s . l_s``."""
+        levels = self.looks_at(stages)
         labels = self.embedding.expand(levels[0].x.shape[0], -1, -1)
         for level, patches in zip(self.levels, levels, strict=True):
             labels = level(labels, patches)
@@ -148,9 +151,17 @@ class LabelBranch(nn.Module):
             return torch.einsum("bsd,sd->bs", labels, self.readout.to(labels.dtype))
 
 
+def _stage_ends(stages: list[list[Patches]]) -> list[Patches]:
+    return [stage[-1] for stage in stages]
+
+
+def _every_block(stages: list[list[Patches]]) -> list[Patches]:
+    return [patches for stage in stages for patches in stage]
+
+
 class NoLabels(nn.Module):
     """Stands in for the label branch in encoder-only models (the paper's "-MLG")."""
 
-    def forward(self, levels: list[Patches]) -> float:
+    def forward(self, stages: list[list[Patches]]) -> float:
         """Nothing to add."""
         return 0.0

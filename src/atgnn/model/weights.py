@@ -200,9 +200,9 @@ def _open(path: Path) -> Any:
             raise CheckpointError(f"{path} is not a PyTorch checkpoint") from None
         raise CheckpointError(
             f"{path} holds {refused[1]} beside its weights, which is not safe to load; if you "
-            'trust the file, save its weights alone: python -c "import torch; torch.save('
-            f"torch.load('{path}', map_location='cpu', weights_only=False)['state_dict'], "
-            "'weights.pth')\" and give weights.pth"
+            'trust the file, save its weights alone: python -c "import torch; '
+            f"c = torch.load('{path}', map_location='cpu', weights_only=False); "
+            "torch.save(c.get('state_dict', c), 'weights.pth')\" and give weights.pth"
         ) from None
     except Exception as error:  # a damaged file makes the unpickler raise almost anything
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]

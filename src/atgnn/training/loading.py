@@ -4,8 +4,9 @@ Every random draw is a function of seed, epoch and the clip's place in the table
 interrupted run repeats an epoch exactly as it would have been.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -53,13 +54,16 @@ class Waveforms:
 
     def _decode(self, index: int) -> np.ndarray:
         clip = self.clips[index]
-        end = clip.start + self.longest
-        if clip.end is not None:
-            end = min(end, clip.end)
-        else:
-            duration = audio.probe(clip.path).duration
-            end = end if duration is None else min(end, duration)
-        samples = audio.load(clip.path, self.rate, start=clip.start, end=end).samples
+        # The first block of a stream, not an excerpt: what a file's header says of its length is
+        # not always true, and only a row that states an end may insist on it.
+        blocks = cast(
+            "Generator[np.ndarray]",
+            audio.stream(
+                clip.path, self.rate, block_seconds=self.longest, start=clip.start, end=clip.end
+            ),
+        )
+        with contextlib.closing(blocks):
+            samples = next(blocks)
         return np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
 
 
@@ -144,6 +148,9 @@ def make_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=collate,
+        # For the workers' seeds, which we do not use: drawn from the global generator, they would
+        # shift the model's own draws whenever an iterator is made.
+        generator=torch.Generator(),
     )
 
 

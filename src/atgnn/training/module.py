@@ -18,6 +18,8 @@ from atgnn.training.recipe import OptimSettings, Recipe
 
 __all__ = ["TaggingModule", "learning_rate_factor", "masked_loss"]
 
+STAIR = 50  # steps of the published warm-up
+
 
 class TaggingModule(lightning.LightningModule):
     """Front end, model, loss and metrics of a run."""
@@ -87,7 +89,8 @@ class TaggingModule(lightning.LightningModule):
             _groups(self.model, settings),
             lr=settings.learning_rate,
             betas=settings.betas,
-            fused=True,
+            # One kernel for all weights; Lightning cannot clip gradients with it under autocast.
+            fused=self.recipe.precision == "32-true",
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.steps_per_epoch, settings)
@@ -112,12 +115,13 @@ def _groups(model: ATGNN, settings: OptimSettings) -> list[dict[str, Any]]:
 def learning_rate_factor(step: int, steps_per_epoch: int, settings: OptimSettings) -> float:
     """Share of the recipe's learning rate that update number `step` (from 0) uses.
 
-    Linear warm-up; then half as much after each milestone epoch, or a cosine down to zero.
+    Warm-up, linear or in PSLA's stairs of 50 steps, the first of which stands at 0 (SPEC E4); then
+    half as much after each milestone epoch, or a cosine down to zero.
     """
-    if settings.warmup_steps and step < settings.warmup_steps:
-        warm = (step + 1) / settings.warmup_steps
-    else:
-        warm = 1.0
+    warm = 1.0
+    if step < settings.warmup_steps:
+        stairs = settings.warmup == "staircase"
+        warm = (step // STAIR * STAIR if stairs else step + 1) / settings.warmup_steps
     if settings.schedule == "constant":
         return warm
     if settings.schedule == "halving":

@@ -3,7 +3,7 @@
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +20,9 @@ __all__ = [
     "load_recipe",
     "recipe_names",
 ]
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Settings(BaseModel):
@@ -76,11 +79,14 @@ class OptimSettings(_Settings):
 
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(5e-4, gt=0)
-    betas: tuple[float, float] = (0.95, 0.999)
+    betas: tuple[Share, Share] = (0.95, 0.999)
     weight_decay: float = Field(5e-7, ge=0)
     batch_size: int = Field(24, ge=2)
     epochs: int = Field(50, ge=1)
-    warmup_steps: int = Field(1000, ge=0, description="linear, per step")
+    warmup_steps: int = Field(1000, ge=0)
+    warmup: Literal["linear", "staircase"] = Field(
+        "linear", description="per step, or as published: a stair every 50 steps, from 0"
+    )
     schedule: Literal["halving", "cosine", "constant"] = "halving"
     milestones: tuple[int, ...] = Field(
         tuple(range(10, 50, 5)), description="epochs after which `halving` halves the rate"
@@ -110,10 +116,9 @@ class Recipe(_Settings):
     optim: OptimSettings = OptimSettings()
     select: Literal["best", "last"] = Field("best", description="which epoch's weights to keep")
     window_seconds: float = Field(10.0, gt=0, description="longer clips are cut to this length")
-    seed: int = 42
+    seed: int = Field(42, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = Field(0, ge=0, description="loader processes")
-    devices: int | Literal["auto"] = "auto"
     save_half: bool = Field(True, description="store the final weights in half precision")
 
     @model_validator(mode="after")
@@ -133,9 +138,15 @@ class Recipe(_Settings):
     def model_config_for(self, num_labels: int) -> ModelConfig:
         """The model's configuration for so many labels."""
         changes = dict(self.model)
-        name = changes.pop("preset", "pyr-s")
-        front_end = self.front_end_config()
-        return preset(name, **{"n_mels": front_end.n_mels, **changes, "num_labels": num_labels})
+        name, n_mels = changes.pop("preset", "pyr-s"), self.front_end_config().n_mels
+        if "num_labels" in changes:
+            raise ConfigError("model.num_labels follows from the clips: leave it out")
+        if changes.setdefault("n_mels", n_mels) != n_mels:
+            raise ConfigError(
+                f"model.n_mels is {changes['n_mels']}, the front end makes {n_mels}: set "
+                "front_end.n_mels alone"
+            )
+        return preset(name, **changes, num_labels=num_labels)
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads back."""

@@ -8,14 +8,14 @@ OUT/logs/            the same for TensorBoard, where it is installed
 OUT/resume/last.ckpt state after the last whole epoch; `--resume` goes on from there
 OUT/best/            the checkpoint with the best validation metric so far
 OUT/model/           the result
-OUT/metrics.json     its validation metrics
+OUT/metrics.json     its epoch and validation metrics
 """
 
 import contextlib
 import json
 import logging
+import os
 import platform
-import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,15 +71,18 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
         ClipsError: the clips are missing or do not fit the recipe.
     """
     _check_precision(recipe)
-    _claim(recipe, out, resume)
+    _check_folder(recipe, out, resume)
     division = divide(recipe)
     training, validation = _loaders(recipe, division)
-    model = _new_model(recipe, division, out)
+    model, start = _new_model(recipe, division)
+    _claim(recipe, out, start)  # only now: whatever does not fit has been found
     module = TaggingModule(recipe, model, division.vocabulary.names, len(training))
     keeper = _Keeper(recipe, division.vocabulary, out)
     trainer = _make_trainer(recipe, out, keeper)
     last = out / "resume" / "last.ckpt"
     resumed_from = last if resume and last.is_file() else None
+    if resumed_from is not None:
+        _begin_at(_next_epoch(resumed_from), training)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -125,18 +128,22 @@ def divide(recipe: Recipe) -> Division:
         chosen &= ~held_out
     if not chosen.any():
         raise ClipsError("no clips to train on: data.train, validation and test leave none")
-    return _with_targets(settings, clips, chosen, held_out)
+    return _with_targets(recipe, clips, chosen, held_out)
 
 
 def _with_targets(
-    settings: DataSettings, clips: Clips, chosen: np.ndarray, held_out: np.ndarray
+    recipe: Recipe, clips: Clips, chosen: np.ndarray, held_out: np.ndarray
 ) -> Division:
+    settings = recipe.data
     vocabulary = _vocabulary(settings, clips)
+    one_label = recipe.task == "single_label"  # no ancestors there: they would be a second one
     targets = clips.targets(
         vocabulary,
-        Ontology.audioset() if settings.ontology else None,
+        Ontology.audioset() if settings.ontology and not one_label else None,
         outside="drop" if settings.drop_other_labels else "error",
     )
+    if one_label:
+        _check_one_label(clips, targets)
     has_validation = bool(held_out.any())
     return Division(
         vocabulary,
@@ -145,6 +152,15 @@ def _with_targets(
         targets[chosen],
         targets[held_out] if has_validation else None,
     )
+
+
+def _check_one_label(clips: Clips, targets: np.ndarray) -> None:
+    odd = np.flatnonzero(np.nansum(targets, axis=1) != 1)
+    if len(odd):
+        raise ClipsError(
+            f"task single_label needs one label a clip: {len(odd)} of {len(clips)} clips differ, "
+            f"the first is {clips.paths[int(odd[0])].name}; use task=multi_label"
+        )
 
 
 def _rows(clips: Clips, conditions: dict[str, Any]) -> np.ndarray:
@@ -202,23 +218,34 @@ def _loaders(recipe: Recipe, division: Division) -> tuple[Any, Any]:
 # ---------------------------------------------------------------------- model
 
 
-def _new_model(recipe: Recipe, division: Division, out: Path) -> ATGNN:
+def _new_model(recipe: Recipe, division: Division) -> tuple[ATGNN, str]:
+    """The model to train, and a report of the weights it starts from ("" for random ones)."""
     torch.manual_seed(recipe.seed)
     model = ATGNN(recipe.model_config_for(len(division.vocabulary)))
     initialise(model, recipe.residual_scale)
-    if recipe.init is not None:
-        report = _start_from(model, recipe.init, division.vocabulary)
-        (out / "init.txt").write_text(report + "\n", encoding="utf-8")
-    return model
-
-
-def _start_from(model: ATGNN, init: str, vocabulary: Vocabulary) -> str:
-    """Fill a new model from published weights (a file) or one of our checkpoints (a folder)."""
-    if Path(init).is_file():
-        return str(load_published(init, model))
-    source = Checkpoint.from_pretrained(init)
+    if recipe.init is None:
+        return model, ""
+    if Path(recipe.init).is_file():
+        return model, str(load_published(recipe.init, model))
+    if Path(recipe.init).suffix:
+        raise ConfigError(f"init: no file {recipe.init}")
+    source = Checkpoint.from_pretrained(recipe.init)
+    _check_front_end(recipe, source)
     known = {name: row for row, name in enumerate(source.vocabulary.names)}
-    return str(transfer(source.model, model, [known.get(name) for name in vocabulary.names]))
+    rows = [known.get(name) for name in division.vocabulary.names]
+    return model, str(transfer(source.model, model, rows))
+
+
+def _check_front_end(recipe: Recipe, source: Checkpoint) -> None:
+    """Weights that learned from one front end are of no use with another."""
+    ours, theirs = recipe.front_end_config().model_dump(), source.front_end.model_dump()
+    differ = [name for name in ours if ours[name] != theirs[name]]
+    if differ:
+        settings = " ".join(f"--set front_end.{name}={theirs[name]}" for name in differ)
+        raise ConfigError(
+            f"{recipe.init} was trained with another front end ({', '.join(differ)} differ): "
+            f"add {settings}"
+        )
 
 
 # ---------------------------------------------------------------------- the run
@@ -229,27 +256,29 @@ class _Keeper(Callback):
 
     def __init__(self, recipe: Recipe, vocabulary: Vocabulary, out: Path) -> None:
         self.recipe, self.vocabulary, self.out = recipe, vocabulary, out
-        self.best: float | None = None
+        self.headline: float | None = None  # of the best epoch
+        self.best: dict[str, float] = {}  # its number and metrics
+        self.latest: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"headline": self.headline, "best": self.best, "latest": self.latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.headline = state_dict["headline"]
+        self.best, self.latest = state_dict["best"], state_dict["latest"]
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the weights when the validation metric is the best so far."""
         value = _headline(pl_module)
-        if trainer.sanity_checking or value is None or not trainer.is_global_zero:
+        if value is None:
             return
-        if self.best is None or value > self.best:
-            self.best = value
-            self._save(pl_module, self.out / "best", epoch=trainer.current_epoch + 1)
+        self.latest = {"epoch": trainer.current_epoch + 1, **_numbers(pl_module)}
+        if self.headline is None or value > self.headline:
+            self.headline, self.best = value, self.latest
+            self._save(pl_module, self.out / "best", self.best)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Add the epoch's row to the history."""
-        if not trainer.is_global_zero:
-            return
         row = {"epoch": trainer.current_epoch + 1}
         for name in ("train_loss", "val_loss", "val_mAP", "val_accuracy"):
             value = trainer.callback_metrics.get(name)
@@ -258,21 +287,25 @@ class _Keeper(Callback):
 
     def finish(self, module: TaggingModule) -> Path:
         """Write ``model``: the best epoch's weights or the last one's, as the recipe says."""
-        result = self.out / "model"
+        result, half = self.out / "model", self.recipe.save_half
+        report = self.latest or {"epoch": self.recipe.optim.epochs}
         if self.recipe.select == "best" and (self.out / "best").is_dir():
-            checkpoint = Checkpoint.from_pretrained(self.out / "best")
-            checkpoint.save_pretrained(result, half=self.recipe.save_half)
+            report = self.best
+            Checkpoint.from_pretrained(self.out / "best").save_pretrained(result, half=half)
         else:
-            self._save(module, result, epoch=self.recipe.optim.epochs, half=self.recipe.save_half)
+            self._save(module, result, report, half=half)
+        write_text(self.out / "metrics.json", json.dumps(report, indent=1) + "\n")
         return result
 
-    def _save(self, module: TaggingModule, folder: Path, epoch: int, half: bool = False) -> None:
-        metrics = _numbers(module)
+    def _save(
+        self, module: TaggingModule, folder: Path, report: dict[str, float], half: bool = False
+    ) -> None:
+        metrics = {name: value for name, value in report.items() if name != "epoch"}
         provenance = Provenance(
             training_data=", ".join(Path(p).name for p in self.recipe.data.clips),
             metrics=metrics,
-            evaluated_on=f"Validation clips, after epoch {epoch}." if metrics else "",
-            command=f"atgnn train {self.recipe.name}",
+            evaluated_on=f"Validation clips, after epoch {report['epoch']}." if metrics else "",
+            command="atgnn train recipe.yaml --out RUN   # the recipe.yaml that the run saved",
         )
         Checkpoint(
             module.model,
@@ -282,9 +315,6 @@ class _Keeper(Callback):
             window_seconds=self.recipe.window_seconds,
             provenance=provenance,
         ).save_pretrained(folder, half=half)
-        report = {"epoch": epoch, **metrics}
-        path = self.out / ("metrics.json" if folder.name == "model" else f"{folder.name}.json")
-        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _append_row(path: Path, row: dict[str, Any]) -> None:
@@ -292,7 +322,7 @@ def _append_row(path: Path, row: dict[str, Any]) -> None:
     lines = path.read_text().splitlines() if path.is_file() else [",".join(row)]
     kept = [line for line in lines[1:] if int(line.split(",")[0]) < row["epoch"]]
     text = "\n".join([lines[0], *kept, ",".join(map(str, row.values()))])
-    path.write_text(text + "\n")
+    write_text(path, text + "\n")
 
 
 def _headline(module: TaggingModule) -> float | None:
@@ -327,7 +357,7 @@ def _make_trainer(recipe: Recipe, out: Path, keeper: _Keeper) -> Any:
     return lightning.Trainer(
         max_epochs=recipe.optim.epochs,
         accelerator="auto",
-        devices=recipe.devices,
+        devices=1,
         precision=recipe.precision,
         gradient_clip_val=recipe.optim.gradient_clip or None,
         logger=loggers or False,
@@ -343,25 +373,43 @@ def _check_precision(recipe: Recipe) -> None:
         raise ConfigError("precision 16-mixed needs a CUDA GPU: use bf16-mixed or 32-true here")
 
 
-def _claim(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Make the run folder, or check that it belongs to the same recipe."""
+def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+    """A new run needs an empty folder, a resumed one a folder of the same recipe."""
     saved = out / "recipe.yaml"
-    if resume:
-        if not saved.is_file():
-            raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
-        if load_recipe(saved) != recipe:
-            raise ConfigError(f"{saved} differs from this recipe: resume needs the same settings")
-        return
-    if out.exists() and any(out.iterdir()):
+    if resume and not saved.is_file():
+        raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
+    if resume and load_recipe(saved) != recipe:
+        raise ConfigError(f"{saved} differs from this recipe: resume needs the same settings")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty: give --resume to go on, or another --out")
+
+
+def _claim(recipe: Recipe, out: Path, start: str) -> None:
+    """Write down what the run is."""
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        divide(recipe)  # fail before anything is written
-    except Exception:
-        shutil.rmtree(out)
-        raise
-    saved.write_text(recipe.to_yaml(), encoding="utf-8")
-    (out / "environment.json").write_text(json.dumps(_environment(), indent=1) + "\n")
+    write_text(out / "recipe.yaml", recipe.to_yaml())
+    write_text(out / "environment.json", json.dumps(_environment(), indent=1) + "\n")
+    if start:
+        write_text(out / "init.txt", start + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a crash leaves the old one or the new one."""
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def _next_epoch(last: Path) -> int:
+    """The epoch, from 0, that a run resumed from this file begins with."""
+    state = torch.load(last, map_location="cpu", weights_only=True)
+    return int(state["epoch"]) + 1
+
+
+def _begin_at(epoch: int, loader: Any) -> None:
+    """Draw as in that epoch: loader processes start before Lightning says which one it is."""
+    loader.sampler.set_epoch(epoch)
+    loader.dataset.set_epoch(epoch)
 
 
 def _environment() -> dict[str, Any]:
