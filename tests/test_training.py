@@ -22,9 +22,10 @@ from atgnn.training import augment
 from atgnn.training.recipe import AugmentSettings, OptimSettings, Recipe, load_recipe, recipe_names
 
 pytest.importorskip("lightning")
+from atgnn.training.division import divide
 from atgnn.training.loading import ClipDataset, EpochSampler, Waveforms
 from atgnn.training.module import learning_rate_factor, masked_loss
-from atgnn.training.run import divide, train
+from atgnn.training.run import train
 
 RATE = 16000
 TINY = (
