@@ -98,7 +98,7 @@ def draw(checkpoint: Checkpoint, sound: Path, out: Path) -> None:
     axes[0].legend(loc="upper right", framealpha=0.6)
     axes[0].set_title("a patch and its neighbours, first block of each stage", fontsize=11)
     name = checkpoint.vocabulary.names[best]
-    axes[1].set_title(f"the patches that {name!r} drew on (score {scores[best]:.2f})", fontsize=11)
+    axes[1].set_title(f"drawn on by {name} ({scores[best]:.2f})", fontsize=11)
     figure.savefig(out, dpi=110)
 
 

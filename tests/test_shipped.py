@@ -3,8 +3,6 @@
 import csv
 from pathlib import Path
 
-import pytest
-
 import atgnn
 from atgnn import Tagger
 from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint, shipped_models
@@ -38,11 +36,9 @@ def test_every_recording_is_attributed():
     assert not any("ampling" in row["license"] for row in rows)
 
 
-@pytest.mark.parametrize(
-    ("sound", "label"), [("rooster.ogg", "Crowing_and_cock-a-doodle-doo"), ("dog.ogg", "Bark")]
-)
-def test_it_names_the_examples(sound, label):
-    assert Tagger.from_pretrained().tag(EXAMPLES / sound, top=1).tags[0].label == label
+def test_it_names_the_example():
+    (first, *_) = Tagger.from_pretrained().tag(EXAMPLES / "rooster.ogg").tags  # above its threshold
+    assert first.label == "Crowing_and_cock-a-doodle-doo"
 
 
 def test_it_opens_no_connection(monkeypatch):
@@ -52,4 +48,4 @@ def test_it_opens_no_connection(monkeypatch):
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    assert Tagger.from_pretrained().tag(EXAMPLES / "dog.ogg", top=1).tags
+    assert Tagger.from_pretrained().tag(EXAMPLES / "rooster.ogg", top=1).tags

@@ -228,6 +228,35 @@ def test_crops_are_excerpts_and_avoid_silence():
     assert augment.crop(wave, 2000, np.random.default_rng(0)) is wave
 
 
+def test_a_short_excerpt_holds_the_event():
+    wave = np.zeros(10_000, dtype="f")
+    wave[7000:7100] = 1
+    starts = set()
+    for seed in range(50):
+        piece = augment.moment(wave, 300, np.random.default_rng(seed))
+        assert len(piece) == 300
+        assert piece.any()
+        starts.add(int(np.flatnonzero(piece)[0]))
+    assert len(starts) > 20  # the event is anywhere in it
+    assert len(augment.moment(wave * 0, 300, np.random.default_rng(0))) == 300
+    assert augment.moment(wave, 20_000, np.random.default_rng(0)) is wave
+
+
+def test_half_of_the_clips_are_cut_to_random_lengths(sounds):
+    division = divide(tiny_recipe(sounds))
+    waves = Waveforms(division.train, RATE, 1.0, 10.0)
+    settings = AugmentSettings(crop_seconds=0.4, crop_shortest=0.1, mixup_probability=0)
+    dataset = ClipDataset(waves, division.train_targets, settings, 1)
+    lengths = []
+    for epoch in range(20):
+        dataset.set_epoch(epoch)
+        lengths += [len(dataset[i][0]) / RATE for i in range(len(dataset))]
+    assert 0.35 < np.mean(np.isclose(lengths, 0.4)) < 0.65
+    assert 0.1 <= min(lengths) < 0.15
+    with pytest.raises(ConfigError, match="crop_shortest needs"):
+        load_recipe("folder", ["augment.crop_shortest=9"])
+
+
 def test_fill_repeats_or_surrounds_with_silence():
     wave = np.arange(1, 101, dtype="f")
     kinds = set()

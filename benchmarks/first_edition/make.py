@@ -42,8 +42,9 @@ waves, a crackling fire, barking, a crying baby, a rooster, footsteps, a ticking
 a helicopter, sneezes and single drum hits from one another. It knows nothing else: a sound outside
 its labels gets low scores or a wrong name. "Music" here is mostly single drum hits. Several labels
 occur in one collection only, so that it may have learned a collection's codec or editing as well
-as the sound. It was never tested on speech, on far-field recordings or on mixtures of many
-sources; do not use it where a mistake does harm."""
+as the sound. **Sounds from elsewhere are often misnamed**: in a first try by hand on a few from
+other packages, most names were wrong. It was never tested on speech, on far-field recordings or on
+mixtures of many sources; do not use it where a mistake does harm."""
 
 LICENCE = """\
 The weights are released under CC BY 4.0. Each recording's author, licence (CC0, CC BY or public

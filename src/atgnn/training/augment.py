@@ -9,7 +9,7 @@ from torch import Tensor
 
 from atgnn.training.recipe import AugmentSettings
 
-__all__ = ["crop", "fill", "gain", "mask_features", "mix", "roll", "shift_frequency"]
+__all__ = ["crop", "fill", "gain", "mask_features", "mix", "moment", "roll", "shift_frequency"]
 
 
 def crop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -25,6 +25,22 @@ def crop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray
     energy = [float(np.square(piece, dtype=np.float64).sum()) for piece in pieces]
     # The first draw, unless it is nearly empty beside the others.
     return pieces[0] if energy[0] > 0.01 * max(energy) else pieces[int(np.argmax(energy))]
+
+
+def moment(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """A random excerpt of so many samples around a moment drawn in proportion to its energy.
+
+    Short excerpts by `crop` would often miss a short event in silence, and keep its label.
+    """
+    spare = len(wave) - samples
+    if spare <= 0:
+        return wave
+    power = np.cumsum(np.square(wave, dtype=np.float64))
+    if power[-1] <= 0:
+        return wave[:samples]
+    heard = int(np.searchsorted(power, rng.random() * power[-1]))
+    start = min(max(heard - int(rng.integers(samples)), 0), spare)
+    return wave[start : start + samples]
 
 
 def fill(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:

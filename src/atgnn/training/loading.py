@@ -110,7 +110,11 @@ class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
             wave = augment.roll(wave, rng)
         if settings.crop_seconds is not None:
             samples = int(settings.crop_seconds * self.waveforms.rate)
-            wave = augment.crop(wave, samples, rng)
+            if settings.crop_shortest is not None and rng.random() < 0.5:
+                shortest = settings.crop_shortest / settings.crop_seconds
+                wave = augment.moment(wave, int(samples * shortest ** rng.random()), rng)
+            else:
+                wave = augment.crop(wave, samples, rng)
             if settings.fill and rng.random() < settings.fill:
                 wave = augment.fill(wave, samples, rng)
         if settings.gain_db:

@@ -61,6 +61,9 @@ class AugmentSettings(_Settings):
     """Random changes to training clips. Zero switches one off."""
 
     crop_seconds: float | None = Field(None, gt=0, description="train on excerpts of this length")
+    crop_shortest: float | None = Field(
+        None, gt=0, description="half of the clips are cut to a random length from this on"
+    )
     fill: float = Field(
         0.0, ge=0, le=1, description="share of shorter clips filled up: repeated or in silence"
     )
@@ -72,6 +75,12 @@ class AugmentSettings(_Settings):
     time_mask: int = Field(192, ge=0, description="widest mask, in frames")
     masks: int = Field(1, ge=0, description="masks of each kind")
     frequency_shift: int = Field(0, ge=0, description="shift up or down by up to so many mel bins")
+
+    @model_validator(mode="after")
+    def _shortest_is_shorter(self) -> "AugmentSettings":
+        if self.crop_shortest and self.crop_shortest > (self.crop_seconds or 0):
+            raise ValueError("crop_shortest needs a crop_seconds that is longer")
+        return self
 
 
 class OptimSettings(_Settings):

@@ -76,6 +76,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
             trainer.fit(module, training, validation, ckpt_path=resumed_from, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         if trainer.interrupted:
