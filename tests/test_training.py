@@ -403,6 +403,19 @@ def test_the_best_epoch_is_kept_and_reported(sounds, tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == report
 
 
+def test_an_undefined_metric_is_never_the_best():
+    from types import SimpleNamespace as Record
+
+    from atgnn.training.run import _headline
+
+    def headline(accuracy, mean_ap):
+        return _headline(Record(metrics=Record(accuracy=accuracy, mean_ap=mean_ap)))
+
+    assert headline(None, math.nan) is None
+    assert headline(None, 0.5) == 0.5
+    assert headline(0.25, 0.5) == 0.25
+
+
 def test_a_run_in_bfloat16(sounds, tmp_path):
     recipe = tiny_recipe(sounds, "optim.epochs=1", "precision=bf16-mixed")
     train(recipe, tmp_path / "run")

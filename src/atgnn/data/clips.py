@@ -249,12 +249,16 @@ class Clips(Sequence[Clip]):
 
         >>> clips.where(collection="esc10", fold=[1, 2])  # doctest: +SKIP
         """
+        return self.subset(self.matching(**conditions))
+
+    def matching(self, **conditions: Any) -> np.ndarray:
+        """Mask (N,) of the clips that `where` would give; all of them without conditions."""
         keep = np.ones(len(self), dtype=bool)
         for name, wanted in conditions.items():
             several = isinstance(wanted, (list, tuple, set, frozenset, range, np.ndarray))
             values = set(wanted) if several else {wanted}
             keep &= np.array([value in values for value in self.column(name)], dtype=bool)
-        return self.subset(np.flatnonzero(keep))
+        return keep
 
     def labelled_by(self, column: str) -> Clips:
         """The same clips with the labels of another column; ClipsError where it is empty."""

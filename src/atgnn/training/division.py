@@ -90,11 +90,10 @@ def _check_one_label(clips: Clips, targets: np.ndarray) -> None:
 
 def _rows(clips: Clips, conditions: dict[str, Any]) -> np.ndarray:
     """Mask of the rows that a recipe's conditions name; none where there are no conditions."""
-    keep = np.full(len(clips), bool(conditions))
-    for column, wanted in conditions.items():
-        allowed = set(wanted) if isinstance(wanted, list) else {wanted}
-        keep &= np.array([value in allowed for value in clips.column(column)], dtype=bool)
-    if conditions and not keep.any():
+    if not conditions:
+        return np.zeros(len(clips), dtype=bool)
+    keep = clips.matching(**conditions)
+    if not keep.any():
         raise ClipsError(f"no clip has {conditions}: check the recipe's data settings")
     return keep
 

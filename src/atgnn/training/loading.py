@@ -27,7 +27,6 @@ class Batch(NamedTuple):
     wave: Tensor  # (B, samples) float32
     lengths: Tensor  # (B,) samples
     targets: Tensor  # (B, L) float32; NaN is unknown
-    rows: Tensor  # (B,) places in the table
 
 
 class Waveforms:
@@ -67,7 +66,7 @@ class Waveforms:
         return np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
 
 
-class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
+class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray]]):
     """Waveforms with targets; with settings, augmented."""
 
     def __init__(
@@ -89,11 +88,11 @@ class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
     def __len__(self) -> int:
         return len(self.waveforms)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         wave, target = self.waveforms[index], self.targets[index]
         settings = self.augment
         if settings is None:
-            return wave, target, index
+            return wave, target
         rng = np.random.default_rng((self.seed, int(self._epoch), index))
         wave = self._varied(wave, settings, rng)
         if rng.random() < settings.mixup_probability:
@@ -101,7 +100,7 @@ class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray, int]]):
             other = self._varied(self.waveforms[partner], settings, rng)
             pair = (other, self.targets[partner])
             wave, target = augment.mix((wave, target), pair, settings.mixup_alpha, rng)
-        return wave, target, index
+        return wave, target
 
     def _varied(
         self, wave: np.ndarray, settings: AugmentSettings, rng: np.random.Generator
@@ -158,12 +157,12 @@ def make_loader(
     )
 
 
-def collate(items: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
+def collate(items: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
     """Pad with zeros to the longest clip of the batch."""
-    waves, targets, indices = zip(*items, strict=True)
+    waves, targets = zip(*items, strict=True)
     lengths = torch.tensor([len(wave) for wave in waves])
     padded = torch.zeros(len(waves), int(lengths.max()))
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
     stacked = torch.from_numpy(np.stack(targets).astype(np.float32))
-    return Batch(padded, lengths, stacked, torch.tensor(indices))
+    return Batch(padded, lengths, stacked)

@@ -219,12 +219,12 @@ def _append_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def _headline(module: TaggingModule) -> float | None:
-    """The number by which epochs are compared."""
+    """The number by which epochs are compared; None where no validation label has a clip."""
     if module.metrics is None:
         return None
-    if module.metrics.accuracy is not None:
-        return module.metrics.accuracy
-    return module.metrics.mean_ap
+    accuracy, mean_ap = module.metrics.accuracy, module.metrics.mean_ap
+    value = mean_ap if accuracy is None else accuracy
+    return None if np.isnan(value) else value  # NaN as the best so far would stay it for ever
 
 
 def _numbers(module: TaggingModule) -> dict[str, float]:
