@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atgnn.graph import (
     ceil_div,
-    grid_bias,
+    grid_position,
     legacy_table,
     max_relative,
     mean_nodes,
@@ -370,7 +370,7 @@ def test_sine_cosine_by_formula() -> None:
 def test_grid_equals_direct_formula(rows: int, columns: int, ratio: int) -> None:
     """The separable tables are -2 e_i.e_j / C with e of node and of cell centre, both axes."""
     channels = 24
-    bias = grid_bias(rows, columns, ratio, channels, CPU)
+    bias = grid_position(rows, columns, ratio, channels).dense()
 
     def embed(f: float, t: float) -> Tensor:
         return torch.cat([sine_cosine(torch.tensor([v]), channels // 2)[0] for v in (f, t)])
@@ -393,7 +393,7 @@ def test_grid_equals_direct_formula(rows: int, columns: int, ratio: int) -> None
     ("rows", "columns", "ratio"), [(32, 256, 4), (33, 257, 4), (31, 75, 4), (7, 9, 2), (1, 50, 4)]
 )
 def test_grid_puts_own_cell_nearest(rows: int, columns: int, ratio: int) -> None:
-    bias = grid_bias(rows, columns, ratio, 80, CPU)
+    bias = grid_position(rows, columns, ratio, 80).dense()
     assert not rank_of_own_cell(bias, own_cells(rows, columns, ratio)).any()
 
 
@@ -403,7 +403,7 @@ def test_grid_puts_own_cell_nearest_in_every_preset(name: str) -> None:
     config = PRESETS[name]
     for stage, (channels, ratio) in enumerate(zip(config.channels, config.reductions, strict=True)):
         rows, columns = config.grid(300, stage)
-        bias = grid_bias(rows, columns, ratio, channels, CPU)
+        bias = grid_position(rows, columns, ratio, channels).dense()
         assert not rank_of_own_cell(bias, own_cells(rows, columns, ratio)).any()
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.errors import ConfigError
-from atgnn.graph import nearest_neighbours, pool_nodes
-from atgnn.model import ATGNN, PRESETS, ModelConfig, preset, preset_names
+from atgnn.graph import NO_POSITION, nearest_neighbours, pool_nodes, use_backend
+from atgnn.model import ATGNN, PRESETS, ModelConfig, fused, layers, preset, preset_names
 from atgnn.model.cost import measure_cost
 from atgnn.model.label import LabelGraph, PatchLabelGraph
 from atgnn.model.layers import BatchNorm, ConvNorm, DropPath, GraphUpdate, Patches
@@ -164,11 +164,20 @@ def test_multiply_accumulates(name: str, gmacs: float) -> None:
         tiny(position="none", label_blocks=(), n_mels=50),
     ],
 )
-def test_cost_agrees_with_torchs_own_counter(config: ModelConfig) -> None:
+def test_cost_agrees_with_torchs_own_counter(
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
+    def batched(x: Tensor, m: Tensor, *weights: Tensor) -> Tensor:
+        """The form that the counter sees: it passes over products written into a given place."""
+        return fused._batched(x.flatten(0, -2), m.flatten(0, -2), *weights).view(*x.shape[:-1], -1)
+
+    monkeypatch.setattr(layers, "grouped_linear", batched)
+
     model = ATGNN(config).eval().requires_grad_(False)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), use_backend("plain"), counter:
         model(torch.randn(1, 70, config.n_mels))
     counted = counter.get_total_flops() / 2e9
     assert measure_cost(config, 70).gmacs == pytest.approx(counted, rel=1e-6)
@@ -237,17 +246,20 @@ FAMILY = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", list(FAMILY))
 def test_scores_do_not_depend_on_the_batch(name: str, dtype: torch.dtype) -> None:
-    """In float64 to rounding; in float32 a near-tie between neighbours could exceed 1e-4."""
+    """In float64 to rounding; in float32 scores within 1e-4, if no two neighbours nearly tie."""
     config = FAMILY[name]
     model = build(config).to(dtype)
     frames = [100, 37, 1, 64, 99, 8]
     mel, lengths = ragged(config, frames)
-    mel, tolerance = mel.to(dtype), 1e-4 if dtype == torch.float32 else 1e-10
+    mel, single = mel.to(dtype), dtype == torch.float32
     with torch.no_grad():
         together = model(mel, lengths)
         for i, length in enumerate(frames):
-            alone = model(mel[i : i + 1, :length])[0]
-            torch.testing.assert_close(together[i], alone, rtol=tolerance, atol=tolerance)
+            alone, row = model(mel[i : i + 1, :length])[0], together[i]
+            if single:
+                torch.testing.assert_close(row.sigmoid(), alone.sigmoid(), rtol=0, atol=1e-4)
+            else:
+                torch.testing.assert_close(row, alone, rtol=1e-10, atol=1e-10)
     assert together.std() > 1e-3  # the comparison is not between constants
 
 
@@ -562,7 +574,8 @@ def test_equation_2_patches_take_y_j_minus_x_i() -> None:
     grapher = Grapher(config, 16, 2, 3, 1, 0.0).eval()
     nn.init.normal_(grapher.update.weight)
     patches = Patches(torch.randn(1, 4, 6, 16), None)
-    x, m, _ = captured(grapher.update, lambda: grapher(patches, None))
+    x, extremum = captured(grapher.update.relation, lambda: grapher(patches, NO_POSITION))
+    m = grapher.update.relation(x, extremum)
     y, _ = pool_nodes(grapher.fc1(patches.x), 2)
     y = y.flatten(1, 2)
     near = nearest_neighbours(x, y, 3)[0]
@@ -575,8 +588,10 @@ def test_equation_4_labels_take_l_i_minus_x_j() -> None:
     torch.manual_seed(0)
     plg = PatchLabelGraph(tiny(), 16).eval()
     nn.init.normal_(plg.update.weight)
-    labels, x = torch.randn(2, 5, 16), torch.randn(2, 30, 16)
-    l_i, m, *_ = captured(plg.update, lambda: plg(labels, x, None))
+    labels, grid = torch.randn(2, 5, 16), torch.randn(2, 5, 6, 16)
+    l_i, extremum = captured(plg.update.relation, lambda: plg(labels, Patches(grid, None)))
+    m = plg.update.relation(l_i, extremum)
+    x = grid.flatten(1, 2)
     near = nearest_neighbours(labels, x, 3)
     for b in range(2):
         for i in range(5):
@@ -588,14 +603,14 @@ def test_equation_4_labels_take_l_i_minus_x_j() -> None:
 def test_update_is_a_grouped_convolution_of_interleaved_channels() -> None:
     """SPEC F4: x_0, m_0, x_1, m_1, ... into a 1x1 convolution with 4 groups."""
     torch.manual_seed(0)
-    layer = GraphUpdate(8, 12, 4).eval()
+    layer = GraphUpdate(8, 12, 4, sign=1).eval()
     nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
     x, m = torch.randn(2, 7, 8), torch.randn(2, 7, 8)
     weight = torch.stack([layer.weight[..., :2], layer.weight[..., 2:]], dim=-1)
     interleaved = torch.stack([x, m], dim=-1).flatten(2).transpose(1, 2)
     out = functional.conv1d(interleaved, weight.reshape(12, 4, 1), layer.bias, groups=4)
     wanted = functional.gelu(out.transpose(1, 2) / math.sqrt(1 + layer.norm.eps))
-    torch.testing.assert_close(layer(x, m), wanted)
+    torch.testing.assert_close(layer(x, m + x), wanted)
 
 
 def test_equation_6_label_graph() -> None:
@@ -616,7 +631,7 @@ def test_equations_8_and_9_readout_and_sum() -> None:
         for level, stage in zip(branch.levels, stages, strict=True):
             labels = level(labels, stage[-1])
         wanted = patch_logits + (labels * branch.readout).sum(-1)
-        torch.testing.assert_close(model(mel), wanted)
+        torch.testing.assert_close(model(mel), wanted, rtol=1e-5, atol=1e-5)
         assert not torch.allclose(patch_logits, wanted, atol=1e-4)
 
 

@@ -48,6 +48,10 @@ class CheckpointError(AtgnnError):
     """A checkpoint is missing, damaged or made for something else."""
 
 
+class KernelError(AtgnnError):
+    """The compiled graph kernel cannot be built, or cannot be used as asked."""
+
+
 class MissingExtraError(AtgnnError, ImportError):
     """An optional package is needed; the message names the extra to install."""
 

@@ -6,12 +6,27 @@ B batch, N query nodes, M candidate nodes, K neighbours, C channels, F frequency
 
 from atgnn.graph.max_relative import max_relative, min_relative, neighbour_extremum
 from atgnn.graph.neighbours import nearest_neighbours, shrink
+from atgnn.graph.operator import BACKENDS, backend_in_use, knn_extremum, use_backend
 from atgnn.graph.pooling import ceil_div, mean_nodes, node_mask, pool_nodes
-from atgnn.graph.position import grid_bias, legacy_table, resize_table, sine_cosine
+from atgnn.graph.position import (
+    NO_POSITION,
+    Position,
+    axis_table,
+    grid_position,
+    legacy_table,
+    resize_table,
+    sine_cosine,
+)
 
 __all__ = [
+    "BACKENDS",
+    "NO_POSITION",
+    "Position",
+    "axis_table",
+    "backend_in_use",
     "ceil_div",
-    "grid_bias",
+    "grid_position",
+    "knn_extremum",
     "legacy_table",
     "max_relative",
     "mean_nodes",
@@ -23,4 +38,5 @@ __all__ = [
     "resize_table",
     "shrink",
     "sine_cosine",
+    "use_backend",
 ]

@@ -1,11 +1,13 @@
 """Relative position as a term of the distance: near in frequency and time counts as closer.
 
-Two geometries. `grid_bias` is exact on the frequency x time grid of the clip at hand and stores
+Two geometries. `grid_position` is exact on the frequency x time grid of the clip at hand and stores
 nothing. `legacy_table` and `resize_table` rebuild the tables of the published Vision GNN, which
 stretch a square grid over the flattened node index; they exist to reproduce published weights.
 
 F frequency rows, T time columns, C channels, N = F x T nodes, M candidates.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +15,38 @@ from torch.nn import functional
 
 from atgnn.graph.pooling import ceil_div
 
-__all__ = ["grid_bias", "legacy_table", "resize_table", "sine_cosine"]
+__all__ = [
+    "NO_POSITION",
+    "Position",
+    "axis_table",
+    "grid_position",
+    "legacy_table",
+    "resize_table",
+    "sine_cosine",
+]
+
+
+class Position(NamedTuple):
+    """What is added to squared distances between nodes i = (f, t) and candidates j = (f', t').
+
+    Two tables, one for each axis, of which nothing of size N x M is ever made:
+    ``by_frequency[f, f'] + by_time[t, t']``; or one table for all pairs; or nothing.
+    """
+
+    by_frequency: Tensor | None = None  # (F, F') float32
+    by_time: Tensor | None = None  # (T, T') float32
+    table: Tensor | None = None  # (N, M) or (B, N, M) float32
+
+    def dense(self) -> Tensor | None:
+        """All pairs in one table: ``(N, M)`` or ``(B, N, M)``, or None."""
+        if self.by_frequency is None or self.by_time is None:
+            return self.table
+        pairs = self.by_frequency[:, None, :, None] + self.by_time[None, :, None, :]
+        rows, columns = self.by_frequency.shape[0], self.by_time.shape[0]
+        return pairs.reshape(rows * columns, -1)  # (F, T, F', T') to (N, M)
+
+
+NO_POSITION = Position()
 
 
 def sine_cosine(positions: Tensor, width: int) -> Tensor:
@@ -27,26 +60,31 @@ def sine_cosine(positions: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def grid_bias(frequency: int, time: int, ratio: int, channels: int, device: torch.device) -> Tensor:
-    """Term to add to the squared distance between nodes and pooled candidates: ``(N, M)``.
+def grid_position(
+    frequency: int, time: int, ratio: int, channels: int, device: torch.device | None = None
+) -> Position:
+    """Position of the nodes of a grid and its pooled candidates, exact on any grid.
 
     Minus ``2 e_i . e_j / C`` with e the sine-cosine position on the true grid; a candidate sits at
     the centre of its ratio x ratio cell. The product separates into a frequency and a time table.
-    Entries lie in [-1, 1]; a node and a candidate at the same place have -1.
+    Sums lie in [-1, 1]; a node and a candidate at the same place have -1.
     """
-    by_frequency = _axis_table(frequency, ratio, channels, device)  # (F, F')
-    by_time = _axis_table(time, ratio, channels, device)  # (T, T')
-    bias = by_frequency[:, None, :, None] + by_time[None, :, None, :]  # (F, T, F', T')
-    return bias.reshape(frequency * time, -1)
+    tables = (axis_table(size, ratio, channels) for size in (frequency, time))
+    by_frequency, by_time = (table.to(device) for table in tables)
+    return Position(by_frequency, by_time)
 
 
-def _axis_table(size: int, ratio: int, channels: int, device: torch.device) -> Tensor:
-    """One axis of `grid_bias`, in float64 on the CPU first: not every accelerator has float64."""
+def axis_table(size: int, ratio: int, channels: int) -> Tensor:
+    """One axis of `grid_position`: ``(size, ceil(size / ratio))`` float32, on the CPU.
+
+    In float64 first, which not every accelerator has. The table of a shorter axis is the upper
+    left part of a longer one's.
+    """
     nodes = torch.arange(size, device="cpu")
     cells = torch.arange(ceil_div(size, ratio), device="cpu") * ratio + (ratio - 1) / 2
     half = channels // 2
     product = sine_cosine(nodes, half) @ sine_cosine(cells, half).T
-    return (-2.0 / channels * product).float().to(device)
+    return (-2.0 / channels * product).float()
 
 
 def legacy_table(nodes: int, ratio: int, channels: int) -> Tensor:

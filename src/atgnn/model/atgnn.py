@@ -10,12 +10,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from atgnn.graph import mean_nodes
 from atgnn.model.config import ModelConfig, preset
 from atgnn.model.label import LabelBranch, NoLabels
-from atgnn.model.layers import FeedForward, GraphUpdate, LinearNorm, Patches
+from atgnn.model.layers import BatchNorm, FeedForward, GraphUpdate, LinearNorm, Patches
 from atgnn.model.patch import Grapher, PatchEncoder
 
 __all__ = ["ATGNN", "PatchHead"]
@@ -85,7 +84,7 @@ class PatchHead(nn.Module):
     def forward(self, patches: Patches) -> Tensor:
         """``(B, F, T, C)`` to ``(B, S)``."""
         pooled = mean_nodes(patches.x, patches.lengths)
-        hidden = self.dropout(functional.gelu(self.fc1(pooled)))
+        hidden = self.dropout(self.fc1.norm(self.fc1.linear(pooled), gelu=True))
         out: Tensor = self.fc2(hidden)
         return out
 
@@ -107,6 +106,7 @@ def initialise(model: ATGNN, residual_scale: float = 1.0) -> None:
             nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight.shape[-1]))
             nn.init.zeros_(module.bias)
         elif isinstance(module, Grapher | FeedForward):
+            assert isinstance(module.fc2.norm, BatchNorm)
             nn.init.constant_(module.fc2.norm.weight, residual_scale)
     if isinstance(model.label_branch, LabelBranch):
         branch = model.label_branch

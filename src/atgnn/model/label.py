@@ -2,18 +2,109 @@
 
 B batch, S labels, N patches, K neighbours, C channels of the patches, D width of the labels.
 Labels read from patches; patches never hear from labels.
+
+Nothing bounds the values of labels: ``A l`` is not normalised, and the batch normalisation ahead
+hides their size from the loss, so that training lets them grow, beyond 65,504, the end of fp16.
+They are therefore kept in float32 at least. Linear maps of them run in half precision all the
+same; in fp16, not in bf16, which ends where float32 does, `wide_linear` brings them into range.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from atgnn.graph import min_relative, nearest_neighbours
+from atgnn.graph import knn_extremum
 from atgnn.graph.neighbours import Distance
 from atgnn.graph.precision import at_least_float32, without_autocast
 from atgnn.model.config import ModelConfig
-from atgnn.model.layers import DropPath, FeedForward, GraphUpdate, LinearNorm, Patches
+from atgnn.model.fused import grouped_linear
+from atgnn.model.layers import (
+    DropPath,
+    FeedForward,
+    GraphUpdate,
+    LinearNorm,
+    Patches,
+    gelu_linear,
+)
 
-__all__ = ["LabelBlock", "LabelBranch", "LabelGraph", "LabelLevel", "NoLabels", "PatchLabelGraph"]
+__all__ = [
+    "LabelBlock",
+    "LabelBranch",
+    "LabelFeedForward",
+    "LabelGraph",
+    "LabelLevel",
+    "LabelProjection",
+    "LabelUpdate",
+    "NoLabels",
+    "PatchLabelGraph",
+    "in_range",
+    "wide_linear",
+]
+
+
+def wide_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+    """`linear` of values that may be too large for fp16: ``(..., C)`` to ``(..., D)``.
+
+    In fp16 each row is divided by its largest value before the product and multiplied by it
+    after, in float32. Its gradient is scaled likewise, and so neither overflows nor, behind a
+    normalisation that divides by large deviations, underflows. In other precisions this is
+    `linear`.
+    """
+    size = in_range(x)
+    if size is None:
+        out: Tensor = linear(x.to(linear.weight.dtype))  # bf16 where the whole model is
+        return out
+    return functional.linear(at_least_float32(x) / size, linear.weight) * size + linear.bias
+
+
+@torch.no_grad()
+def in_range(*rows: Tensor) -> Tensor | None:
+    """What brings rows ``(..., C)`` into fp16's range: their largest value or 1, ``(..., 1)``.
+
+    None where autocast does not make them fp16. The result of a map does not depend on it but for
+    rounding, so no gradient passes through.
+    """
+    device = rows[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    if torch.get_autocast_dtype(device) != torch.float16:
+        return None
+    sizes = [at_least_float32(x).abs().amax(-1, keepdim=True) for x in rows]
+    return torch.stack(sizes).amax(0).clamp(min=1)
+
+
+class LabelUpdate(GraphUpdate):
+    """``W_l-update [l_i, m_i]`` (eq. 5), in range of fp16."""
+
+    def mix(self, x_i: Tensor, extremum: Tensor) -> Tensor:
+        """``(B, S, D)`` twice to ``(B, S, D)``."""
+        m_i = self.relation(x_i, extremum)
+        size = in_range(x_i, m_i)
+        if size is None:
+            dtype = self.weight.dtype
+            return grouped_linear(x_i.to(dtype), m_i.to(dtype), self.weight, self.bias)
+        none = torch.zeros_like(self.bias)
+        return grouped_linear(x_i / size, m_i / size, self.weight, none) * size + self.bias
+
+
+class LabelFeedForward(FeedForward):
+    """The feed-forward network of labels; what enters it is in range of fp16."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, S, D)`` to the same."""
+        hidden = wide_linear(x, self.fc1.linear)
+        out = gelu_linear(hidden, self.fc1.norm, self.fc2.linear, mask)
+        out = x + self.drop_path(self.fc2.norm(out, mask))
+        return out
+
+
+class LabelProjection(LinearNorm):
+    """Labels to another width; what enters it is in range of fp16."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``(B, S, D')`` to ``(B, S, D)``."""
+        out: Tensor = self.norm(wide_linear(x, self.linear), mask)
+        return out
 
 
 class PatchLabelGraph(nn.Module):
@@ -25,21 +116,26 @@ class PatchLabelGraph(nn.Module):
 
     def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__()
-        self.update = GraphUpdate(width, width, config.label_update_groups)
+        self.update = LabelUpdate(width, width, config.label_update_groups, sign=-1)
         self.drop_path = DropPath(config.label_drop_path)
         self.ffn: nn.Module = nn.Identity()
         if config.label_ffn_ratio:
-            self.ffn = FeedForward(width, config.label_ffn_ratio, config.label_drop_path)
+            self.ffn = LabelFeedForward(width, config.label_ffn_ratio, config.label_drop_path)
         self.k = config.k_plg
         self.distance: Distance = config.distance
 
-    def forward(self, l_i: Tensor, x_j: Tensor, mask: Tensor | None) -> Tensor:
-        """``(B, S, D)`` labels and ``(B, N, D)`` patches to ``(B, S, D)``."""
-        neighbours = nearest_neighbours(
-            l_i, x_j, self.k, candidate_mask=mask, distance=self.distance
+    def forward(self, l_i: Tensor, patches: Patches) -> Tensor:
+        """``(B, S, D)`` labels and ``(B, F, T, D)`` patches to ``(B, S, D)``."""
+        min_j, _ = knn_extremum(
+            l_i,
+            patches.x.flatten(1, 2),  # (B, N, D)
+            self.k,
+            lengths=patches.lengths,
+            columns=patches.x.shape[2],
+            reduce="min",
+            distance=self.distance,
         )
-        m_i = min_relative(l_i, x_j, neighbours)
-        l_i = l_i + self.drop_path(self.update(l_i, m_i))
+        l_i = l_i + self.drop_path(self.update(l_i, min_j))
         out: Tensor = self.ffn(l_i)
         return out
 
@@ -47,8 +143,8 @@ class PatchLabelGraph(nn.Module):
 class LabelGraph(nn.Module):
     """LLG: labels speak to one another through a learned adjacency, ``l + A l`` (eq. 6).
 
-    The product is taken in float32 whatever the autocast: it is not normalised, and the published
-    model overflows in fp16 here.
+    The product is taken in float32 whatever the autocast: the published model overflows in fp16
+    here.
     """
 
     def __init__(self, adjacency: nn.Parameter) -> None:
@@ -70,9 +166,9 @@ class LabelBlock(nn.Module):
         self.plg = PatchLabelGraph(config, width)
         self.llg = LabelGraph(adjacency)
 
-    def forward(self, labels: Tensor, patches: Tensor, mask: Tensor | None) -> Tensor:
-        """``(B, S, D)`` labels and ``(B, N, D)`` patches to ``(B, S, D)``."""
-        out: Tensor = self.llg(self.plg(labels, patches, mask))
+    def forward(self, labels: Tensor, patches: Patches) -> Tensor:
+        """``(B, S, D)`` labels and ``(B, F, T, D)`` patches to ``(B, S, D)``."""
+        out: Tensor = self.llg(self.plg(labels, patches))
         return out
 
 
@@ -88,18 +184,16 @@ class LabelLevel(nn.Module):
     ) -> None:
         super().__init__()
         width = patches_from if config.label_width is None else config.label_width
-        self.projection = _project(labels_from, width)
-        self.patch_projection = _project(patches_from, width)
+        self.projection = _project(labels_from, width, LabelProjection)
+        self.patch_projection = _project(patches_from, width, LinearNorm)
         self.blocks = nn.ModuleList(LabelBlock(config, width, a) for a in adjacencies)
 
     def forward(self, labels: Tensor, patches: Patches) -> Tensor:
         """``(B, S, D')`` labels and ``(B, F, T, C)`` patches to ``(B, S, D)``."""
-        mask = patches.mask
         labels = self.projection(labels)
-        x = self.patch_projection(patches.x, mask).flatten(1, 2)  # (B, N, D)
-        nodes = None if mask is None else mask.flatten(1)
+        patches = patches.with_features(self.patch_projection(patches.x, patches.mask))
         for block in self.blocks:
-            labels = block(labels, x, nodes)
+            labels = block(labels, patches)
         return labels
 
 
@@ -110,8 +204,8 @@ class _Same(nn.Module):
         return x
 
 
-def _project(inputs: int, outputs: int) -> nn.Module:
-    return _Same() if inputs == outputs else LinearNorm(inputs, outputs)
+def _project(inputs: int, outputs: int, kind: type[LinearNorm]) -> nn.Module:
+    return _Same() if inputs == outputs else kind(inputs, outputs)
 
 
 class LabelBranch(nn.Module):

@@ -4,13 +4,14 @@ B batch, F frequency, T time, N = F x T patches, C channels, G groups.
 Node features are channels-last everywhere: ``(B, F, T, C)`` on the grid, ``(B, N, C)`` as nodes.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.graph import node_mask
+from atgnn.model.fused import grouped_linear, normalise, normalise_gelu_linear
 
 __all__ = [
     "BatchNorm",
@@ -20,7 +21,10 @@ __all__ = [
     "GraphUpdate",
     "LinearNorm",
     "Patches",
+    "Relation",
+    "Unchanged",
     "drop_path",
+    "gelu_linear",
 ]
 
 
@@ -45,12 +49,28 @@ class Patches(NamedTuple):
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation over all leading axes; in training, statistics of valid rows only."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, gelu: bool = False) -> Tensor:
         """``(..., C)`` to ``(..., C)``; `mask` (...) is False where a row is padding."""
-        if mask is None or not self.training:
-            return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
-        normed = super().forward(x[mask])
-        return torch.zeros_like(x, dtype=normed.dtype).index_put((mask,), normed)
+        if self.training:
+            return normalise(x, self, mask, gelu)
+        out = super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+        return functional.gelu(out) if gelu else out
+
+
+class Unchanged(nn.Module):
+    """In a norm's place once it is folded into the linear map before it."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, gelu: bool = False) -> Tensor:
+        """``(..., C)`` to the same, through a GELU where asked."""
+        return functional.gelu(x) if gelu else x
+
+
+def gelu_linear(x: Tensor, norm: nn.Module, linear: nn.Linear, mask: Tensor | None) -> Tensor:
+    """``linear(gelu(norm(x)))``; in training, what lies between is computed again, not kept."""
+    if norm.training and isinstance(norm, BatchNorm):
+        return normalise_gelu_linear(x, norm, linear, mask)
+    out: Tensor = linear(norm(x, mask, gelu=True))
+    return out
 
 
 class LinearNorm(nn.Module):
@@ -59,7 +79,7 @@ class LinearNorm(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        self.norm = BatchNorm(outputs)
+        self.norm: nn.Module = BatchNorm(outputs)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``(..., inputs)`` to ``(..., outputs)``."""
@@ -73,10 +93,10 @@ class ConvNorm(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
-        self.norm = BatchNorm(outputs)
+        self.norm: nn.Module = BatchNorm(outputs)
         self.stride = stride
 
-    def forward(self, patches: Patches) -> Patches:
+    def forward(self, patches: Patches, gelu: bool = False) -> Patches:
         """``(B, F, T, inputs)`` to ``(B, ceil(F / stride), ceil(T / stride), outputs)``.
 
         Padding is zeroed first, so that a clip sees the same zeros beyond its end in any batch.
@@ -90,7 +110,23 @@ class ConvNorm(nn.Module):
         # is copied between layers. Any other stride would send them down a path ten times slower.
         x = self.conv(x.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
         out = Patches(x, lengths)
-        return out.with_features(self.norm(x, out.mask))
+        return out.with_features(self.norm(x, out.mask, gelu))
+
+
+class Relation(nn.Module):
+    """``m_i``: what a node takes from its neighbours, relative to itself.
+
+    Patches: ``max_j (x_j - x_i)`` (eq. 2), labels: ``max_j (l_i - x_j)`` (eq. 4). As rounding is
+    monotonic, the extremum may be taken first, in every bit.
+    """
+
+    def __init__(self, sign: Literal[1, -1]) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x_i: Tensor, extremum: Tensor) -> Tensor:
+        """``(B, N, C)`` twice: nodes, and the maximum (sign 1) or minimum of their neighbours."""
+        return extremum - x_i if self.sign > 0 else x_i - extremum
 
 
 class GraphUpdate(nn.Module):
@@ -102,27 +138,22 @@ class GraphUpdate(nn.Module):
     copy. `atgnn.model.weights` does the permutation.
     """
 
-    def __init__(self, channels: int, outputs: int, groups: int) -> None:
+    def __init__(self, channels: int, outputs: int, groups: int, sign: Literal[1, -1]) -> None:
         super().__init__()
         inputs = 2 * channels // groups
+        self.relation: nn.Module = Relation(sign)
         self.weight = nn.Parameter(torch.empty(groups, outputs // groups, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.norm = BatchNorm(outputs)
-        self.groups = groups
+        self.norm: nn.Module = BatchNorm(outputs)
 
-    def forward(self, x: Tensor, m: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``(B, N, C)`` twice to ``(B, N, outputs)``; `mask` is ``(B, N)``."""
-        groups, shape = self.groups, x.shape[:-1]
-        pair = torch.cat(
-            [
-                x.reshape(-1, groups, x.shape[-1] // groups),
-                m.reshape(-1, groups, m.shape[-1] // groups),
-            ],
-            dim=-1,
-        )  # (BN, G, 2C/G)
-        mixed = torch.matmul(pair.transpose(0, 1), self.weight.transpose(1, 2))  # (G, BN, out/G)
-        mixed = mixed.transpose(0, 1).reshape(*shape, -1) + self.bias
-        return functional.gelu(self.norm(mixed, mask))
+    def mix(self, x_i: Tensor, extremum: Tensor) -> Tensor:
+        """``W_update [x_i, m_i]`` alone: ``(B, N, C)`` twice to ``(B, N, outputs)``."""
+        return grouped_linear(x_i, self.relation(x_i, extremum), self.weight, self.bias)
+
+    def forward(self, x_i: Tensor, extremum: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``gelu(norm(mix))``; `mask` is ``(B, N)``."""
+        out: Tensor = self.norm(self.mix(x_i, extremum), mask, gelu=True)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -136,8 +167,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``(B, N, C)`` to ``(B, N, C)``."""
-        hidden = functional.gelu(self.fc1(x, mask))
-        out: Tensor = x + self.drop_path(self.fc2(hidden, mask))
+        hidden = self.fc1.linear(x)
+        out = gelu_linear(hidden, self.fc1.norm, self.fc2.linear, mask)
+        out = x + self.drop_path(self.fc2.norm(out, mask))
         return out
 
 

@@ -7,20 +7,27 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from atgnn.graph import (
-    grid_bias,
+    NO_POSITION,
+    Position,
+    grid_position,
+    knn_extremum,
     legacy_table,
-    max_relative,
-    nearest_neighbours,
-    node_mask,
     pool_nodes,
     resize_table,
 )
 from atgnn.graph.neighbours import Distance
 from atgnn.model.config import ModelConfig
-from atgnn.model.layers import ConvNorm, DropPath, FeedForward, GraphUpdate, LinearNorm, Patches
+from atgnn.model.layers import (
+    ConvNorm,
+    DropPath,
+    FeedForward,
+    GraphUpdate,
+    LinearNorm,
+    Patches,
+    gelu_linear,
+)
 
 __all__ = [
     "AbsolutePosition",
@@ -33,6 +40,8 @@ __all__ = [
     "Stage",
     "Stem",
 ]
+
+MOST_GRIDS = 8  # whose tables of relative position are kept
 
 
 class Stem(nn.Module):
@@ -50,10 +59,9 @@ class Stem(nn.Module):
 
     def forward(self, patches: Patches) -> Patches:
         """``(B, n_mels, frames, in_channels)`` to ``(B, F, T, C)``."""
+        last = len(self.convs) - 1
         for index, conv in enumerate(self.convs):
-            if index:
-                patches = patches.with_features(functional.gelu(patches.x))
-            patches = conv(patches)
+            patches = conv(patches, gelu=index < last)
         return patches
 
 
@@ -93,16 +101,23 @@ class AbsolutePosition(nn.Module):
 
 
 class GridPosition(nn.Module):
-    """Relative position on the true frequency x time grid; nothing is stored."""
+    """Relative position on the true frequency x time grid; nothing is learned or stored."""
 
     def __init__(self, channels: int, ratio: int) -> None:
         super().__init__()
         self.channels, self.ratio = channels, ratio
+        self._known: dict[tuple[int, int, torch.device], Position] = {}
 
-    def forward(self, patches: Patches) -> Tensor | None:
-        """The term added to squared distances: ``(N, M)``."""
-        rows, columns = patches.x.shape[1:3]
-        return grid_bias(rows, columns, self.ratio, self.channels, patches.x.device)
+    def forward(self, patches: Patches) -> Position:
+        """The two tables of the grid at hand."""
+        key = (*patches.x.shape[1:3], patches.x.device)
+        if key not in self._known:
+            if len(self._known) == MOST_GRIDS:
+                self._known.clear()
+            with torch.inference_mode(False):  # the tables may be used in training later
+                rows, columns, device = key
+                self._known[key] = grid_position(rows, columns, self.ratio, self.channels, device)
+        return self._known[key]
 
 
 class LegacyPosition(nn.Module):
@@ -115,11 +130,11 @@ class LegacyPosition(nn.Module):
         self.ratio = ratio
         self.register_buffer("table", legacy_table(nodes, ratio, channels))
 
-    def forward(self, patches: Patches) -> Tensor | None:
-        """The term added to squared distances: ``(N, M)``, or ``(B, N, M)`` for unequal lengths."""
+    def forward(self, patches: Patches) -> Position:
+        """One table for all pairs: ``(N, M)``, or ``(B, N, M)`` for unequal lengths."""
         rows, columns = patches.x.shape[1:3]
         if patches.lengths is None:
-            return self._at(rows, columns)
+            return Position(table=self._at(rows, columns))
         cells = pool_nodes(patches.x[:1, ..., :1], self.ratio)[0].shape
         bias = self.table.new_zeros(len(patches.lengths), rows, columns, *cells[1:3])
         for length in patches.lengths.unique().tolist():
@@ -127,7 +142,7 @@ class LegacyPosition(nn.Module):
             wide = -(-length // self.ratio)
             own = own.view(rows, length, cells[1], wide)
             bias[patches.lengths == length, :, :length, :, :wide] = own
-        return bias.flatten(3, 4).flatten(1, 2)
+        return Position(table=bias.flatten(3, 4).flatten(1, 2))
 
     def _at(self, rows: int, columns: int) -> Tensor:
         cells = -(-rows // self.ratio) * -(-columns // self.ratio)
@@ -137,9 +152,9 @@ class LegacyPosition(nn.Module):
 class NoPosition(nn.Module):
     """No relative position: isotropic models."""
 
-    def forward(self, patches: Patches) -> Tensor | None:
-        """None."""
-        return None
+    def forward(self, patches: Patches) -> Position:
+        """Nothing to add."""
+        return NO_POSITION
 
 
 class Grapher(nn.Module):
@@ -154,39 +169,37 @@ class Grapher(nn.Module):
     ) -> None:
         super().__init__()
         self.fc1 = LinearNorm(channels, channels)
-        self.update = GraphUpdate(channels, 2 * channels, config.update_groups)
+        self.update = GraphUpdate(channels, 2 * channels, config.update_groups, sign=1)
         self.fc2 = LinearNorm(2 * channels, channels)
         self.drop_path = DropPath(rate)
         self.ratio, self.k, self.dilation = ratio, k, dilation
         self.distance: Distance = config.distance
 
-    def forward(self, patches: Patches, position: Tensor | None) -> Patches:
-        """``(B, F, T, C)`` to the same; `position` is the bias of the stage's geometry."""
+    def forward(self, patches: Patches, position: Position) -> Patches:
+        """``(B, F, T, C)`` to the same; `position` is that of the stage's geometry."""
         mask = patches.mask
         x = self.fc1(patches.x, mask)
-        candidates, cells = pool_nodes(x, self.ratio, patches.lengths)
-        x_i, y_j = x.flatten(1, 2), candidates.flatten(1, 2)  # (B, N, C), (B, M, C)
-        neighbours = nearest_neighbours(
+        cells, lengths = pool_nodes(x, self.ratio, patches.lengths)  # (B, F', T', C)
+        x_i, y_j = x.flatten(1, 2), cells.flatten(1, 2)  # (B, N, C), (B, M, C)
+        max_j, _ = knn_extremum(
             x_i,
             y_j,
             self.k,
             self.dilation,
-            bias=position,
-            candidate_mask=None if cells is None else _cell_mask(cells, candidates),
+            position=position,
+            lengths=lengths,
+            columns=cells.shape[2],
             distance=self.distance,
         )
-        m_i = max_relative(x_i, y_j, neighbours)
         nodes = None if mask is None else mask.flatten(1)
-        out = self.fc2(self.update(x_i, m_i, nodes), nodes)
+        mixed = self.update.mix(x_i, max_j)
+        out = gelu_linear(mixed, self.update.norm, self.fc2.linear, nodes)
+        out = self.fc2.norm(out, nodes)
         return patches.with_features(patches.x + self.drop_path(out).view(patches.x.shape))
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
         return f"k={self.k}, dilation={self.dilation}, ratio={self.ratio}"
-
-
-def _cell_mask(cells: Tensor, candidates: Tensor) -> Tensor:
-    return node_mask(cells, candidates.shape[1], candidates.shape[2]).flatten(1)
 
 
 class PatchBlock(nn.Module):
@@ -205,7 +218,7 @@ class PatchBlock(nn.Module):
         )
         self.ffn = FeedForward(channels, config.ffn_ratio, rate)
 
-    def forward(self, patches: Patches, position: Tensor | None) -> Patches:
+    def forward(self, patches: Patches, position: Position) -> Patches:
         """``(B, F, T, C)`` to the same."""
         patches = self.grapher(patches, position)
         return patches.with_features(self.ffn(patches.x, patches.mask))

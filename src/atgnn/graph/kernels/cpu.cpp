@@ -1,0 +1,374 @@
+// The neighbours of every node and the extremum over them, for processors: scores, selection and
+// aggregation tile by tile, so that nothing of size N x M leaves the cache.
+//
+// A plain C interface without headers of Python or PyTorch: any C++17 compiler with vector
+// extensions (GCC, Clang) builds it, in seconds, and it stays valid from one PyTorch to the next.
+// Threads come from the caller: `GOMP_parallel` of the OpenMP library that PyTorch runs on.
+//
+// B batch, N query nodes, M candidates, C channels, K neighbours, R ranks that must be sorted.
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define ATGNN_X86 1
+#include <immintrin.h>
+#endif
+
+#if defined(__clang__)
+#define LEVEL_INLINE static inline __attribute__((always_inline))
+#else
+#define LEVEL_INLINE static inline __attribute__((always_inline, artificial))
+#endif
+#define LEVEL_FUNCTION static
+#ifndef ATGNN_DIGEST  // of these sources, see kernels/source.py: no other build is loaded
+#define ATGNN_DIGEST 0
+#endif
+
+extern "C" {
+
+// What one call is given; kernels/cpu.py has the same fields in the same order.
+struct Problem {
+  // sizes
+  int64_t batch, query_count, candidate_count, channels;
+  int64_t query_columns, columns;       // T of the query grid and of the candidate grid
+  int64_t k, dilation, neighbour_count;  // K = min(k, M)
+  int64_t ranks;                         // (K - 1) * dilation + 1, at most M
+  int64_t largest, cosine, query_bf16, candidates_bf16;
+  // in
+  const float* query;                  // (B, N, C), or
+  const uint16_t* query_half;          // the same in bfloat16
+  float* rows_of_candidates;           // (B, M, C); filled from the next where that is given
+  const uint16_t* candidates_half;     // the same in bfloat16
+  const float* by_frequency;           // (F, F') or null
+  const float* by_time;                // (T, T') or null
+  const float* table;                  // (N, M), or (B, N, M) with table_stride = N * M; or null
+  int64_t table_stride;
+  const int64_t* lengths;              // (B,) valid columns of the candidates' grid, or null
+  // out
+  float* extremum;                     // (B, N, C), or
+  uint16_t* extremum_half;             // the same in bfloat16
+  int32_t* neighbours;                 // (B, N, K)
+  // ours
+  float* panels;
+  float* offset;
+  int64_t panel_count, padded;
+};
+
+struct Gradient {
+  int64_t batch, query_count, candidate_count, channels, neighbour_count, largest;
+  const float* upstream;      // (B, N, C)
+  const float* candidates;    // (B, M, C)
+  const int32_t* neighbours;  // (B, N, K)
+  float* out;                 // (B, M, C), zero
+};
+
+// Batch normalisation of rows; see norm.inc for what the arrays hold in each pass.
+struct Norm {
+  int64_t rows, channels, half, gelu, block;  // half: x, upstream and out are bfloat16
+  const void* x;         // (R, C)
+  const void* upstream;  // (R, C)
+  const uint8_t* mask;   // (R,), 0 where a row is padding; or null
+  const float *mean, *inverse, *weight, *bias, *scale, *offset, *shift;  // (C,)
+  void* out;             // (R, C)
+  void* again;           // (R, C) or null
+  float* sums;           // (blocks, 2, C)
+};
+
+enum Pass { SUMS = 0, APPLY = 1, GRADIENT_SUMS = 2, GRADIENT = 3 };
+
+// `GOMP_parallel` of libgomp, whose threads PyTorch uses too; null: one thread.
+typedef void (*Parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+}
+
+namespace {
+
+struct Scratch {  // of one thread
+  float* rows;
+  float* scores;
+  float* out;
+  uint64_t* survivors;
+  int32_t* order;
+};
+
+inline float widen(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline uint16_t narrow_exact(float value) {  // of a value that came from bfloat16
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+// Brings the `ranks` smallest of the keys to the front, in order.
+void sort_first(uint64_t* keys, int64_t count, int64_t ranks) {
+  if (count > 64 && count > 2 * ranks) {  // many ties or few groups: a heap of the best so far
+    const auto sink = [&](int64_t at, uint64_t value) {
+      for (int64_t child; (child = 2 * at + 1) < ranks; at = child) {
+        if (child + 1 < ranks && keys[child + 1] > keys[child]) ++child;
+        if (keys[child] <= value) break;
+        keys[at] = keys[child];
+      }
+      keys[at] = value;
+    };
+    for (int64_t at = ranks / 2; at-- > 0;) sink(at, keys[at]);
+    for (int64_t i = ranks; i < count; ++i)
+      if (keys[i] < keys[0]) sink(0, keys[i]);
+    count = ranks;
+  }
+  for (int64_t i = 1; i < count; ++i) {
+    const uint64_t value = keys[i];
+    int64_t at = i;
+    for (; at > 0 && keys[at - 1] > value; --at) keys[at] = keys[at - 1];
+    keys[at] = value;
+  }
+}
+
+// Valid columns of a clip's candidates. Whatever `lengths` says, no index beyond comes of it.
+int64_t valid_columns(const Problem& p, int64_t b) {
+  const int64_t length = p.lengths ? p.lengths[b] : p.columns;
+  return length < 0 ? 0 : length < p.columns ? length : p.columns;
+}
+
+// Ranks 0, d, 2d, ... of the order; d shrinks with the clip's own number of candidates.
+void choose(const Problem& p, int64_t b, const int32_t* order, int32_t* near) {
+  const int64_t valid = valid_columns(p, b) * (p.candidate_count / p.columns);
+  int64_t step = valid / p.k;
+  step = step < 1 ? 1 : step > p.dilation ? p.dilation : step;
+  for (int64_t r = 0; r < p.neighbour_count; ++r) {
+    const int64_t rank = r * step;
+    near[r] = order[rank < valid ? rank : 0];
+  }
+}
+
+// ------------------------------------------------------------------ one copy for each level
+
+// Rows of a tile, and of a block of products: what a level's registers hold.
+#define LANES 4
+#define BLOCK 3
+namespace base {
+#include "cpu_level.inc"
+#include "norm.inc"
+}
+#undef LANES
+#undef BLOCK
+
+#if ATGNN_X86
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define LANES 8
+#define BLOCK 6
+namespace avx2 {
+#include "cpu_level.inc"
+#include "norm.inc"
+}
+#undef LANES
+#undef BLOCK
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
+#endif
+#define LANES 16
+#define BLOCK 12
+namespace avx512 {
+#include "cpu_level.inc"
+#include "norm.inc"
+}
+#undef LANES
+#undef BLOCK
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+// ------------------------------------------------------------------ sharing the work
+
+constexpr int64_t TILE = 24;  // rows; a multiple of every BLOCK
+
+enum Level { BASE = 0, AVX2 = 1, AVX512 = 2 };
+
+int64_t wide(int level) { return level == AVX512 ? 32 : level == AVX2 ? 16 : 8; }
+
+struct Job {
+  const Problem* problem;
+  const Gradient* gradient;
+  const Norm* norm;
+  int64_t pass;
+  int level;
+  int64_t tasks;
+  std::atomic<int64_t> next{0};
+  std::atomic<int> failed{0};
+};
+
+void pack_tasks(void* data) {
+  Job& job = *static_cast<Job*>(data);
+  const Problem& p = *job.problem;
+  for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
+    const int64_t b = task / p.panel_count, panel = task % p.panel_count;
+#if ATGNN_X86
+    if (job.level == AVX512) avx512::pack_panel(p, b, panel);
+    else if (job.level == AVX2) avx2::pack_panel(p, b, panel);
+    else
+#endif
+      base::pack_panel(p, b, panel);
+  }
+}
+
+void forward_tasks(void* data) {
+  Job& job = *static_cast<Job*>(data);
+  const Problem& p = *job.problem;
+  const int64_t tiles = (p.query_count + TILE - 1) / TILE;
+  const int64_t floats = TILE * (p.padded + p.channels) + p.channels;
+  const size_t bytes = 64 + 8 * p.candidate_count + 4 * (floats + p.ranks);
+  char* memory = static_cast<char*>(std::malloc(bytes));
+  if (!memory) {
+    job.failed = 1;
+    return;
+  }
+  Scratch scratch;
+  scratch.survivors = reinterpret_cast<uint64_t*>(memory);
+  scratch.scores = reinterpret_cast<float*>(scratch.survivors + p.candidate_count);
+  scratch.rows = scratch.scores + TILE * p.padded;
+  scratch.out = scratch.rows + TILE * p.channels;
+  scratch.order = reinterpret_cast<int32_t*>(scratch.out + p.channels);
+  for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
+    const int64_t b = task / tiles, first = task % tiles * TILE;
+    const int64_t rows = p.query_count - first < TILE ? p.query_count - first : TILE;
+#if ATGNN_X86
+    if (job.level == AVX512) avx512::forward_tile(p, b, first, rows, scratch);
+    else if (job.level == AVX2) avx2::forward_tile(p, b, first, rows, scratch);
+    else
+#endif
+      base::forward_tile(p, b, first, rows, scratch);
+  }
+  std::free(memory);
+}
+
+void backward_tasks(void* data) {
+  Job& job = *static_cast<Job*>(data);
+  const Gradient& g = *job.gradient;
+  const int64_t step = wide(job.level), parts = (g.channels + step - 1) / step;
+  for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
+    const int64_t b = task / parts, from = task % parts * step;
+    const int64_t to = from + step < g.channels ? from + step : g.channels;
+#if ATGNN_X86
+    if (job.level == AVX512) avx512::backward_channels(g, b, from, to);
+    else if (job.level == AVX2) avx2::backward_channels(g, b, from, to);
+    else
+#endif
+      base::backward_channels(g, b, from, to);
+  }
+}
+
+void norm_tasks(void* data) {
+  Job& job = *static_cast<Job*>(data);
+  const Norm& p = *job.norm;
+  for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
+    const int64_t from = task * p.block;
+    const int64_t to = from + p.block < p.rows ? from + p.block : p.rows;
+    float* sums = p.sums ? p.sums + task * 2 * p.channels : nullptr;
+#if ATGNN_X86
+    if (job.level == AVX512) {
+      if (p.half) avx512::norm_block<uint16_t>(p, job.pass, from, to, sums);
+      else avx512::norm_block<float>(p, job.pass, from, to, sums);
+    } else if (job.level == AVX2) {
+      if (p.half) avx2::norm_block<uint16_t>(p, job.pass, from, to, sums);
+      else avx2::norm_block<float>(p, job.pass, from, to, sums);
+    } else
+#endif
+    {
+      if (p.half) base::norm_block<uint16_t>(p, job.pass, from, to, sums);
+      else base::norm_block<float>(p, job.pass, from, to, sums);
+    }
+  }
+}
+
+void share(void (*body)(void*), Job& job, int64_t tasks, Parallel parallel, int64_t threads) {
+  job.tasks = tasks;
+  job.next = 0;
+  // All threads or one: libgomp ends the threads that a smaller team leaves out, PyTorch's too.
+  if (parallel && threads > 1 && tasks > 1)
+    parallel(body, &job, static_cast<unsigned>(threads), 0);
+  else body(&job);
+}
+
+}  // namespace
+
+#if defined(_WIN32)
+#define EXPORT extern "C" __declspec(dllexport)
+#else
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+EXPORT uint64_t atgnn_digest() { return ATGNN_DIGEST; }
+
+// The newest level that this processor runs.
+EXPORT int64_t atgnn_best_level() {
+#if ATGNN_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    return AVX512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
+#endif
+  return BASE;
+}
+
+// 0: done; 1: out of memory. `level` must be one that the processor runs.
+EXPORT int64_t atgnn_forward(Problem* problem, int64_t level, Parallel parallel, int64_t threads) {
+  Problem& p = *problem;
+  const int64_t width = wide(static_cast<int>(level));
+  p.panel_count = (p.candidate_count + width - 1) / width;
+  p.padded = p.panel_count * width;
+  const size_t floats = p.batch * p.padded * (p.channels + 1);
+  float* memory = static_cast<float*>(std::malloc(4 * floats));
+  if (!memory) return 1;
+  p.offset = memory;
+  p.panels = memory + p.batch * p.padded;
+  Job job;
+  job.problem = problem;
+  job.level = static_cast<int>(level);
+  share(pack_tasks, job, p.batch * p.panel_count, parallel, threads);
+  share(forward_tasks, job, p.batch * ((p.query_count + TILE - 1) / TILE), parallel, threads);
+  std::free(memory);
+  return job.failed;
+}
+
+EXPORT int64_t atgnn_backward(Gradient* gradient, int64_t level, Parallel parallel,
+                              int64_t threads) {
+  Job job;
+  job.gradient = gradient;
+  job.level = static_cast<int>(level);
+  const int64_t step = wide(job.level);
+  const int64_t parts = (gradient->channels + step - 1) / step;
+  share(backward_tasks, job, gradient->batch * parts, parallel, threads);
+  return 0;
+}
+
+EXPORT int64_t atgnn_norm(Norm* norm, int64_t pass, int64_t level, Parallel parallel,
+                          int64_t threads) {
+  Job job;
+  job.norm = norm;
+  job.pass = pass;
+  job.level = static_cast<int>(level);
+  share(norm_tasks, job, (norm->rows + norm->block - 1) / norm->block, parallel, threads);
+  return 0;
+}
