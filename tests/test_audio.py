@@ -264,8 +264,9 @@ def test_two_hours_in_bounded_memory(tmp_path):
         file.truncate(len(header) + size)  # sparse: silence that takes no space
     tracemalloc.start()
     try:
-        total = sum(len(block) for block in audio.stream(path, 8_000))
-        share = audio.source_band_share(path, 20, 8_000)
+        meter = audio.BandMeter()
+        total = sum(len(block) for block in audio.stream(path, 8_000, meter=meter))
+        share = meter.share(20, 8_000)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -465,26 +466,24 @@ def test_band_share_of_silence_is_one(samples):
     assert audio.band_share(samples, 44_100, 20, 8_000) == 1.0
 
 
-def test_source_band_share_looks_all_over_a_long_recording(tmp_path):
+def test_a_meter_hears_all_of_a_stream(tmp_path):
     rate = 20_000
-    halves = np.concatenate([tone(100, rate, 500), tone(100, rate, 9_000)])
-    path = write(tmp_path / "a.wav", halves, rate)
-    drawn = []
-    real = audio._power_spectrum
-
-    def counting(samples: np.ndarray, rate: int) -> np.ndarray:
-        drawn.append(len(samples))
-        return real(samples, rate)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audio, "_power_spectrum", counting)
-        share = audio.source_band_share(path, 20, 8_000, seconds=24)
-    assert share == pytest.approx(0.5, abs=0.02)
-    assert sum(drawn) == 24 * rate
-    short = audio.load(path, start=99.5, end=101)
-    assert audio.source_band_share((short.samples, rate), 20, 8_000) == audio.band_share(
-        short.samples, rate, 20, 8_000
-    )
+    parts = [
+        tone(20, rate, 500),
+        tone(10, rate, 9_000),
+        tone(9.5, rate, 500),
+        tone(0.5, rate, 9_000),
+    ]
+    path = write(tmp_path / "a.wav", np.concatenate(parts), rate)
+    meter = audio.BandMeter()
+    assert meter.share(20, 8_000) == 1.0
+    heard = np.concatenate(list(audio.stream(path, 16_000, meter=meter)))
+    np.testing.assert_array_equal(heard, audio.load(path, 16_000).samples)
+    assert meter.share(20, 8_000) == pytest.approx(29.5 / 40, abs=0.02)
+    short = audio.BandMeter()
+    samples = tone(1.5, rate, 9_000) + tone(1.5, rate, 500)
+    list(audio.stream((samples, rate), 16_000, meter=short))
+    assert short.share(20, 8_000) == audio.band_share(samples, rate, 20, 8_000)
 
 
 # --- cost ----------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ import atgnn
 
 ROOT = Path(atgnn.__file__).parent
 FLOORS = [
-    {"errors"},
+    {"errors", "memory", "startup"},
     {"audio", "frontend", "labels"},
     {"graph", "metrics", "tags"},
     {"model", "data"},
     {"checkpoint"},
-    {"tagger"},
+    {"tagger", "doctor"},
     {"evaluate", "training"},
     {"terminal"},
     {"cli"},

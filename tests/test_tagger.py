@@ -18,7 +18,7 @@ import atgnn
 from atgnn import audio
 from atgnn.errors import AudioError, CheckpointError, ConfigError
 from atgnn.frontend import FrontEndConfig
-from atgnn.tagger import BandWarning, Excerpt, Tagger, choose_device
+from atgnn.tagger import FIRST_DRAW, BandWarning, Excerpt, Tagger, _Flight, choose_device
 from atgnn.tags import Failure
 
 LENGTHS = (0.3, 2.0, 5.0, 0.01, 1.7, 4.0, 3.1, 1.0)  # s; the window is 2 s
@@ -170,17 +170,66 @@ def test_memory_is_bounded_by_windows_in_flight(tagger, monkeypatch):
         nonlocal scored, most
         most = max(most, drawn - scored)
         scored += len(windows)
-        return np.zeros((len(windows), len(LABELS)), np.float32)
+        return torch.zeros(len(windows), len(LABELS))
 
     monkeypatch.setattr(audio, "stream", endless_stream)
-    monkeypatch.setattr(tagger, "_check_band", lambda excerpt: None)
     monkeypatch.setattr(tagger, "_network", network)
     lengths = [2000, 3000, 0, 1, 2, 3, *[700] * 20]
     results = list(tagger.score_many(((None, n) for n in lengths if n), batch_size=4))
     assert [len(one.windows) for one in results] == [n for n in lengths if n]
     assert scored == sum(lengths)
-    # one batch in use, the next decoded, and two windows of each of eight recordings ahead
-    assert most <= 3 * 4 + 2 * 8 + 4
+    # one batch in use, the next decoded, and the first windows of each of eight recordings ahead
+    assert most <= 3 * 4 + FIRST_DRAW * 8 + 4
+
+
+@pytest.mark.parametrize("lengths", [[1] * 12, [12]], ids=["many short", "one long"])
+def test_the_next_batch_is_decoded_while_one_is_in_the_network(tagger, monkeypatch, lengths):
+    """The network waits for the decoder here: one after the other, they would wait for ever."""
+    decoded = threading.Condition()
+    count = 0
+
+    def stream(source, rate, **_):
+        nonlocal count
+        for _ in range(source[1]):
+            yield np.zeros(100, np.float32)
+            with decoded:  # the one just yielded has been taken
+                count += 1
+                decoded.notify()
+
+    batches = []
+
+    def network(windows):
+        batches.append(len(windows))
+        with decoded:
+            ahead = decoded.wait_for(lambda: count >= min(12, sum(batches) + 3), timeout=20)
+        assert ahead, f"batch {len(batches)} is in the network, {count} windows are decoded"
+        return torch.zeros(len(windows), len(LABELS))
+
+    monkeypatch.setattr(audio, "stream", stream)
+    monkeypatch.setattr(tagger, "_network", network)
+    results = list(tagger.score_many(((None, n) for n in lengths), batch_size=3))
+    assert batches == [3, 3, 3, 3]
+    assert [len(one.windows) for one in results] == lengths
+
+
+def test_an_accelerator_has_its_next_batch_before_its_scores_are_fetched(monkeypatch, sources):
+    tagger = Tagger(tiny_checkpoint(), "cpu")
+    expected = list(tagger.score_many(sources, batch_size=3))
+    events = []
+    network, land = tagger._network, _Flight.land
+    monkeypatch.setattr(
+        tagger, "_network", lambda windows: events.append("network") or network(windows)
+    )
+    monkeypatch.setattr(_Flight, "land", lambda flight: events.append("fetch") or land(flight))
+    in_turn = list(tagger.score_many(sources, batch_size=3))
+    assert events == ["network", "fetch"] * 4
+    events.clear()
+    monkeypatch.setattr(tagger, "_late", 1)  # as on a GPU
+    ahead = list(tagger.score_many(sources, batch_size=3))
+    assert events == ["network", *["network", "fetch"] * 3, "fetch"]
+    for results in (in_turn, ahead):
+        for one, other in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(one.windows, other.windows)
 
 
 def test_sources_are_drawn_only_a_little_ahead_and_stopping_early_is_clean(tagger):

@@ -32,6 +32,7 @@ __all__ = [
     "SUFFIXES",
     "AudioInfo",
     "AudioWarning",
+    "BandMeter",
     "Recording",
     "Source",
     "band_share",
@@ -39,7 +40,6 @@ __all__ = [
     "is_sound",
     "load",
     "probe",
-    "source_band_share",
     "stream",
 ]
 
@@ -129,18 +129,23 @@ def stream(
     block_seconds: float = 10.0,
     start: float = 0.0,
     end: float | None = None,
+    meter: "BandMeter | None" = None,
 ) -> Iterator[np.ndarray]:
     """Decode a recording of any length in bounded memory, as mono float32 blocks at `rate` Hz.
 
     Each block has round(block_seconds * rate) samples, the last one what is left. Their
     concatenation is `load(source, rate)` bit for bit. The source is opened, and errors are
-    raised, as blocks are drawn; NaN or infinite samples end the blocks just before them.
+    raised, as blocks are drawn; NaN or infinite samples end the blocks just before them. A
+    `meter` hears the recording at its own rate.
     """
     rate = _checked_rate(rate, "the rate asked for")
     if not (math.isfinite(block_seconds) and round(block_seconds * rate) >= 1):
         raise AudioError(f"blocks of {block_seconds} s: give a length above 0, such as 10")
     with _open(source) as reader:
-        samples = _resampled(_mono(reader, start, end), reader.rate, rate)
+        blocks = _mono(reader, start, end)
+        if meter is not None:
+            blocks = meter.listen(blocks, reader.rate)
+        samples = _resampled(blocks, reader.rate, rate)
         yield from _regrouped(samples, round(block_seconds * rate))
 
 
@@ -177,33 +182,29 @@ def band_share(samples: np.ndarray, rate: int, f_min: float, f_max: float) -> fl
     return _share_within(_power_spectrum(samples, rate), rate, f_min, f_max)
 
 
-def source_band_share(
-    source: Source, f_min: float, f_max: float, *, seconds: float = 60.0
-) -> float:
-    """`band_share` of a source at its original rate, from at most `seconds` of it.
+class BandMeter:
+    """`band_share` of a recording that is being streamed, without decoding it twice.
 
-    A longer recording is sampled in 12 pieces spread evenly over it; one of unknown length
-    is judged by its beginning.
+    Of long recordings an eighth of the spectra that `band_share` adds up is measured, all over.
     """
-    with _open(source) as reader:
-        total, pieces = reader.duration, 12
-        if total is None or total <= seconds:
-            spans = [(0.0, seconds if reader.frames is None else None)]
-        else:
-            starts = np.linspace(0.0, total - seconds / pieces, pieces)
-            spans = [(begin, begin + seconds / pieces) for begin in starts.tolist()]
-        power, problem = None, None
-        for begin, finish in spans:
-            try:
-                piece = np.concatenate(list(_mono(reader, begin, finish, whole=False)))
-            except AudioError as error:  # a damaged end, say: the other pieces still count
-                problem = error
-                continue
-            spectrum = _power_spectrum(piece, reader.rate)
-            power = spectrum if power is None else power + spectrum
-        if power is None:
-            raise problem or AudioError(f"{reader.name}: holds no samples")
-        return _share_within(power, reader.rate, f_min, f_max)
+
+    def __init__(self) -> None:
+        self._power: np.ndarray | None = None
+        self._rate = 0
+
+    def listen(self, blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+        """The same blocks (T,), measured as they pass."""
+        for block in blocks:
+            power = _power_spectrum(block, rate, 8 if len(block) == BLOCK else 1)
+            self._power = power if self._power is None else self._power + power
+            self._rate = rate
+            yield block
+
+    def share(self, f_min: float, f_max: float) -> float:
+        """Share (0 to 1) of the energy heard so far that lies from `f_min` to `f_max` Hz."""
+        if self._power is None:
+            return 1.0
+        return _share_within(self._power, self._rate, f_min, f_max)
 
 
 # --- readers: one per kind of source, all giving (frames, channels) float32 blocks ---------
@@ -550,21 +551,16 @@ def _states_its_length(mp3: BinaryIO) -> bool:
 # --- from blocks to samples ----------------------------------------------------------------
 
 
-def _mono(
-    reader: _Reader, start: float, end: float | None, whole: bool = True
-) -> Iterator[np.ndarray]:
+def _mono(reader: _Reader, start: float, end: float | None) -> Iterator[np.ndarray]:
     """Mean over channels in blocks of exactly `BLOCK` samples but the last, checked.
 
-    AudioError for an excerpt outside the recording, no samples, NaN or infinite samples. With
-    `whole=False`, ending before `end` is no error.
+    AudioError for an excerpt outside the recording, no samples, NaN or infinite samples.
     """
     first, stop = _excerpt(reader, start, end)
-    return _regrouped(_checked_mono(reader, first, stop, whole), BLOCK)
+    return _regrouped(_checked_mono(reader, first, stop), BLOCK)
 
 
-def _checked_mono(
-    reader: _Reader, first: int, stop: int | None, whole: bool
-) -> Iterator[np.ndarray]:
+def _checked_mono(reader: _Reader, first: int, stop: int | None) -> Iterator[np.ndarray]:
     position, bad, first_bad = first, 0, 0
     for block in reader.read(first, stop):
         mono = _mixed_down(block)
@@ -589,8 +585,7 @@ def _checked_mono(
             )
         damage = f" ({reader.damage})" if reader.damage else ""
         raise AudioError(f"{reader.name}: holds no samples{damage}")
-    if whole:
-        _check_end(reader, position, stop)
+    _check_end(reader, position, stop)
 
 
 def _check_end(reader: _Reader, position: int, stop: int | None) -> None:
@@ -727,8 +722,11 @@ def _checked_rate(rate: Any, whose: str) -> int:
     )
 
 
-def _power_spectrum(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Summed power (bins,) of half-overlapping Hann windows of at least 1/8 s, at rate/size Hz."""
+def _power_spectrum(samples: np.ndarray, rate: int, every: int = 1) -> np.ndarray:
+    """Summed power (bins,) of half-overlapping Hann windows of at least 1/8 s, at rate/size Hz.
+
+    It is estimated from one window in `every`.
+    """
     size = 1 << math.ceil(math.log2(rate / 8))
     samples = np.asarray(samples, np.float32)
     width = min(size, len(samples))
@@ -738,13 +736,14 @@ def _power_spectrum(samples: np.ndarray, rate: int) -> np.ndarray:
     starts = np.arange(0, len(samples) - width + 1, max(1, width // 2))
     if starts[-1] + width < len(samples):
         starts = np.append(starts, len(samples) - width)
+    windows_in_all, starts = len(starts), starts[::every]
     windows = np.lib.stride_tricks.sliding_window_view(samples, width)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(width) + 0.5) / width)
     for some in np.array_split(starts, math.ceil(len(starts) / 64)):
         part = windows[some]
         part = (part - part.mean(axis=1, keepdims=True)) * hann.astype(np.float32)
         power += np.square(np.abs(np.fft.rfft(part, size))).sum(axis=0)
-    return power
+    return power * (windows_in_all / len(starts))
 
 
 def _share_within(power: np.ndarray, rate: int, f_min: float, f_max: float) -> float:

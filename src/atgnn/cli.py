@@ -1,7 +1,8 @@
-"""The command line: ``atgnn tag``, ``models``, ``recipes``, ``train``, ``evaluate``.
+"""The command line: ``atgnn tag``, ``models``, ``recipes``, ``train``, ``evaluate``, ``doctor``.
 
 Exit codes: 0 all went well; 1 a recording could not be read (`tag` goes on with the rest); 2 wrong
-usage, or a model, recipe or table that is missing or does not fit; 130 stopped with Ctrl-C.
+usage, a model, recipe or table that is missing or does not fit, or a kernel that cannot be built
+or used; 130 stopped with Ctrl-C.
 """
 
 import json
@@ -102,12 +103,15 @@ def tag(
     Without --top and --threshold, the labels that reach the model's own thresholds are shown, or
     the 5 best where it has none.
     """
-    from atgnn.checkpoint import DEFAULT_MODEL
-    from atgnn.tagger import Tagger
-    from atgnn.terminal import Results, expand, say, show_warnings
+    from atgnn.startup import without_collections
 
-    show_warnings()
-    tagger = Tagger.from_pretrained(DEFAULT_MODEL if model is None else model, device)
+    with without_collections():
+        from atgnn.checkpoint import DEFAULT_MODEL
+        from atgnn.tagger import Tagger
+        from atgnn.terminal import Results, expand, say, show_warnings
+
+        show_warnings()
+        tagger = Tagger.from_pretrained(DEFAULT_MODEL if model is None else model, device)
     found = list(expand(paths))
     problems = [item for item in found if isinstance(item, AtgnnError)]
     for problem in problems:
@@ -240,6 +244,33 @@ def evaluate(
         typer.echo(json.dumps(report.to_dict()))
     else:
         Console(highlight=False).print(report.render(per_class))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    build: Annotated[
+        bool, typer.Option("--build", help="Compile the graph kernel (needs a C++ compiler).")
+    ] = False,
+) -> None:
+    """Show what is in use here, and what is missing.
+
+    Graphs are built by the fastest kernel there is; the environment variable ATGNN_KERNEL chooses
+    another: plain, base, avx2 or avx512.
+    """
+    from rich.console import Console
+
+    from atgnn.doctor import examine
+    from atgnn.graph.kernels.cpu import build as build_kernel
+    from atgnn.terminal import doctor_table, say
+
+    if build:
+        say(f"the graph kernel is in {build_kernel()}")
+    report = examine()
+    if as_json:
+        typer.echo(json.dumps(report.to_dict()))
+    else:
+        Console(highlight=False).print(doctor_table(report))
 
 
 def main() -> None:

@@ -175,7 +175,7 @@ class FrontEndConfig(BaseModel):
 #: Settings by name. "paper": 16 kHz with PSLA's statistics. "wide-32k", for wildlife and
 #: music: the same frames in time, an octave more above. Its statistics are over every cell of
 #: ESC-10, whose 400 clips (some with digital silence) are 44.1 kHz recordings of animals,
-#: weather, machines and people: `python benchmarks/frontend.py --preset wide-32k --statistics`.
+#: weather, machines and people: `python -m benchmarks.speed frontend --statistics ESC10`.
 FRONT_ENDS = {
     "paper": FrontEndConfig(),
     "wide-32k": FrontEndConfig(sample_rate=32_000, mean=-5.9597, std=5.8619),

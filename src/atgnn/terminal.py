@@ -14,10 +14,20 @@ from rich.console import Console
 from atgnn.errors import AtgnnError
 
 if TYPE_CHECKING:
+    from atgnn.doctor import Graphics, GraphKernel, Report
     from atgnn.model.cost import Cost
     from atgnn.tags import Failure, Tagging
 
-__all__ = ["Results", "counter", "expand", "models_table", "say", "show_warnings", "tracked"]
+__all__ = [
+    "Results",
+    "counter",
+    "doctor_table",
+    "expand",
+    "models_table",
+    "say",
+    "show_warnings",
+    "tracked",
+]
 
 #: More recordings than this get one line each.
 COMPACT_FROM = 9
@@ -35,9 +45,10 @@ def say(message: object, kind: str = "") -> None:
 def show_warnings() -> None:
     """From now on, our warnings are one line each on stderr, and others as Python has them."""
     from atgnn.audio import AudioWarning
+    from atgnn.graph.operator import KernelWarning
     from atgnn.tagger import BandWarning
 
-    ours, plain = (AudioWarning, BandWarning), warnings.showwarning
+    ours, plain = (AudioWarning, BandWarning, KernelWarning), warnings.showwarning
 
     def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, ours):
@@ -173,3 +184,56 @@ def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:
             "" if work is None else f"{work:.2f}",
         )
     return table
+
+
+def doctor_table(report: Report) -> Any:
+    """What is in use here, a row for each subject."""
+    from rich.table import Table
+    from rich.text import Text
+
+    processor, audio = report.processor, report.audio
+    units = "in hardware" if processor.bfloat16 else "not in hardware"
+    installed = [extra for extra, missing in report.extras.items() if not missing]
+    wanted = [f'pip install "atgnn[{extra}]"' for extra in report.extras if extra not in installed]
+    video = f"PyAV {audio.av}" if audio.av else "no PyAV (mp4, m4a, webm: extra video)"
+    rows = {
+        "atgnn": f"{report.atgnn}, Python {report.python}, PyTorch {report.torch}, {report.system}",
+        "processor": f"{processor.name} ({' '.join(processor.instructions) or 'flags unknown'}); "
+        f"bfloat16 {units}; {processor.threads} threads",
+        "graphs": _graphs(report.graph_kernel),
+        "GPU": _graphics(report.graphics),
+        "audio": f"libsndfile {audio.libsndfile} ({' '.join(audio.formats)}), soundfile "
+        f"{audio.soundfile}, soxr {audio.soxr}, {video}",
+        "extras": "; ".join([f"installed: {', '.join(installed) or 'none'}", *wanted]),
+        "models": ", ".join(report.models) or "none",
+        "caches": f"{report.model_cache} (models), {report.kernel_cache} (kernel)",
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _graphs(kernel: GraphKernel) -> str:
+    if kernel.in_use is None:
+        return f"none: {kernel.problem}"
+    if kernel.in_use == "plain":
+        return f"plain PyTorch, several times slower than the kernel: {kernel.problem}"
+    level = f"{kernel.in_use}, AMX" if kernel.matrix_units else kernel.in_use
+    threads = "with PyTorch's threads" if kernel.problem is None else kernel.problem
+    return (
+        f"compiled kernel ({level}), {kernel.speed_up:g} x as fast as plain PyTorch, {threads}: "
+        f"{kernel.path}"
+    )
+
+
+def _graphics(graphics: Graphics | None) -> str:
+    if graphics is None:
+        return "none"
+    triton = f"Triton {graphics.triton}" if graphics.triton else "no Triton: pip install triton"
+    return (
+        f"{graphics.name}; graphs: {graphics.graphs} ({triton}); "
+        f"bfloat16 {'in hardware' if graphics.bfloat16 else 'emulated'}"
+    )

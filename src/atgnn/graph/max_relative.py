@@ -53,7 +53,7 @@ class _Extremum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, neighbours: Tensor, largest: bool) -> Tensor:
-        step = clips_at_once(neighbours[0].numel() * y.shape[2], y)
+        step = clips_at_once(neighbours.shape[1:].numel() * y.shape[2], y)
         values, winners = [], []
         for part, near in zip(y.split(step), neighbours.split(step), strict=True):
             gathered = _gather(part, near)

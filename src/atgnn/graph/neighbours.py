@@ -109,7 +109,7 @@ def _smallest(scores: Tensor, count: int) -> Tensor:
         return scores.sort(dim=-1, stable=True).indices[..., :count]
     index = torch.arange(scores.shape[-1], device=scores.device)
     out = []
-    for part in scores.split(clips_at_once(scores[0].numel(), scores)):
+    for part in scores.split(clips_at_once(scores.shape[1:].numel(), scores)):
         bits = (part + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
         keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
         keys = keys.bitwise_left_shift_(32).bitwise_or_(index)

@@ -14,7 +14,7 @@ B batch, N query nodes, M candidate nodes, K neighbours, C channels, F frequency
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from types import ModuleType
@@ -211,8 +211,8 @@ def _warn_of_plain() -> None:
 
 @cache
 def _gpu() -> ModuleType | None:
-    if torch.version.hip is not None:
-        return None
+    if torch.version.hip is not None or torch.cuda.get_device_capability() < (8, 0):
+        return None  # made for NVIDIA's Ampere and later
     try:
         from atgnn.graph.kernels import gpu
     except ImportError:
@@ -233,7 +233,15 @@ def _level() -> int | None:
 # ------------------------------------------------------------------ registration
 
 
-@torch.library.custom_op("atgnn::knn_extremum", mutates_args=())
+def _register(name: str, compute: Callable, shapes: Callable) -> None:
+    """As `torch.library.custom_op` does, whose first call, though, takes seconds: it imports all
+    of `torch._dynamo`."""
+    schema = torch.library.infer_schema(compute, mutates_args=())
+    torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(name, "default", compute)
+    torch.library.register_fake(name, shapes)
+
+
 def _knn_extremum(
     query: Tensor,
     candidates: Tensor,
@@ -266,7 +274,6 @@ def _knn_extremum(
     return extremum, neighbours
 
 
-@_knn_extremum.register_fake
 def _shapes(
     query: Tensor,
     candidates: Tensor,
@@ -285,7 +292,6 @@ def _shapes(
     return candidates.new_empty(query.shape), neighbours
 
 
-@torch.library.custom_op("atgnn::knn_extremum_backward", mutates_args=())
 def _knn_extremum_backward(
     grad: Tensor, candidates: Tensor, neighbours: Tensor, largest: bool
 ) -> Tensor:
@@ -296,7 +302,6 @@ def _knn_extremum_backward(
     return out
 
 
-@_knn_extremum_backward.register_fake
 def _backward_shapes(grad: Tensor, candidates: Tensor, neighbours: Tensor, largest: bool) -> Tensor:
     return torch.empty_like(candidates, memory_format=torch.contiguous_format)
 
@@ -315,4 +320,11 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     return None, out, *(None,) * 9
 
 
-_knn_extremum.register_autograd(_backward, setup_context=_save)
+def _backward_twice(ctx: Any, grad: Tensor) -> tuple[None, ...]:
+    raise RuntimeError("atgnn::knn_extremum has no second derivative")
+
+
+_register("atgnn::knn_extremum", _knn_extremum, _shapes)
+_register("atgnn::knn_extremum_backward", _knn_extremum_backward, _backward_shapes)
+torch.library.register_autograd("atgnn::knn_extremum", _backward, setup_context=_save)
+torch.library.register_autograd("atgnn::knn_extremum_backward", _backward_twice)

@@ -1,6 +1,7 @@
 """Random changes to training sounds, in the order of PSLA: waveforms first, then log-mel.
 
-Every function takes its generator: the same one in, the same sound out.
+Every function takes its generator: the same one in, the same sound out. Waveforms are 16-bit
+samples and stay so: what would multiply them is returned as a factor.
 """
 
 import numpy as np
@@ -9,7 +10,20 @@ from torch import Tensor
 
 from atgnn.training.recipe import AugmentSettings
 
-__all__ = ["crop", "fill", "gain", "mask_features", "mix", "moment", "roll", "shift_frequency"]
+__all__ = [
+    "crop",
+    "fill",
+    "gain",
+    "mask_features",
+    "mean",
+    "mix_targets",
+    "moment",
+    "place_partner",
+    "roll",
+    "shift_frequency",
+]
+
+STRIDE = 8  # samples; every eighth tells where the energy of a sound lies
 
 
 def crop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -22,7 +36,7 @@ def crop(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray
         return wave
     starts = rng.integers(0, spare + 1, size=3)
     pieces = [wave[start : start + samples] for start in starts]
-    energy = [float(np.square(piece, dtype=np.float64).sum()) for piece in pieces]
+    energy = [int(_power(piece).sum()) for piece in pieces]
     # The first draw, unless it is nearly empty beside the others.
     return pieces[0] if energy[0] > 0.01 * max(energy) else pieces[int(np.argmax(energy))]
 
@@ -35,12 +49,17 @@ def moment(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarr
     spare = len(wave) - samples
     if spare <= 0:
         return wave
-    power = np.cumsum(np.square(wave, dtype=np.float64))
+    power = np.cumsum(_power(wave))
     if power[-1] <= 0:
         return wave[:samples]
-    heard = int(np.searchsorted(power, rng.random() * power[-1]))
+    heard = STRIDE * int(np.searchsorted(power, rng.random() * power[-1]))
     start = min(max(heard - int(rng.integers(samples)), 0), spare)
     return wave[start : start + samples]
+
+
+def _power(wave: np.ndarray) -> np.ndarray:
+    """Squares of some samples, int64: exact, so that no draw depends on how they are added."""
+    return np.square(wave[::STRIDE], dtype=np.int64)
 
 
 def fill(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -54,9 +73,9 @@ def fill(wave: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray
     return np.pad(wave, (before, spare - before))
 
 
-def gain(wave: np.ndarray, largest_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Scale by a uniform draw of -largest_db to +largest_db."""
-    return wave * np.float32(10 ** (rng.uniform(-largest_db, largest_db) / 20))
+def gain(largest_db: float, rng: np.random.Generator) -> float:
+    """A factor from a uniform draw of -largest_db to +largest_db."""
+    return float(10 ** (rng.uniform(-largest_db, largest_db) / 20))
 
 
 def roll(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -64,24 +83,36 @@ def roll(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.roll(wave, int(rng.integers(len(wave))))
 
 
-def mix(
-    first: tuple[np.ndarray, np.ndarray],
-    second: tuple[np.ndarray, np.ndarray],
-    alpha: float,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mixup of two (waveform, target) pairs with a weight from Beta(alpha, alpha).
+# Mixup of PSLA (SPEC A9), of clips a and b with a share s from Beta(alpha, alpha): b is padded
+# with zeros at its end, or cut, to the length of a; both are freed of their mean; the mixture is
+# s a + (1 - s) b. So s a + (1 - s) b as they are, less one number: the same mixture of the means.
 
-    The partner is padded at its end, or cut, to the first one's length; both waveforms and the
-    result are freed of their mean. Targets add up with the same weights, so that a label of both
-    stays 1; unknown (NaN) in either is unknown in the mixture.
+
+def place_partner(place: np.ndarray, wave: np.ndarray, length: int) -> float:
+    """Put b into `place` (S,), int16, for a clip a of so many samples; returns b's mean.
+
+    What b lacks to that length is filled with its mean, to the nearest integer: zero without it.
     """
-    (a, target_a), (b, target_b) = first, second
-    b = b[: len(a)] - b.mean()
-    b = np.pad(b, (0, len(a) - len(b)))
-    share = np.float32(rng.beta(alpha, alpha))
-    mixed = share * (a - a.mean()) + (1 - share) * b
-    return mixed - mixed.mean(), share * target_a + (1 - share) * target_b
+    wave = wave[:length]
+    centre = mean(wave)
+    place[: len(wave)] = wave
+    place[len(wave) : length] = round(centre)
+    place[length:] = 0
+    return centre
+
+
+def mean(wave: np.ndarray) -> float:
+    """The mean of integers (S,), rounded once."""
+    return int(wave.sum(dtype=np.int64)) / len(wave)
+
+
+def mix_targets(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """Targets (L,) of a mixture: they add up, so that a label of both stays 1.
+
+    Unknown (NaN) in either is unknown in the mixture.
+    """
+    part = np.float32(share)
+    return part * first + (1 - part) * second
 
 
 def mask_features(
@@ -105,7 +136,7 @@ def mask_features(
 
 def _stretch(sizes: Tensor, largest: int, steps: int, generator: torch.Generator) -> Tensor:
     """One random interval per clip: ``(B,)`` sizes to ``(B, steps)`` bool."""
-    draw = torch.rand(2, len(sizes), generator=generator).to(sizes.device)
+    draw = torch.rand(2, len(sizes), generator=generator).to(sizes.device, non_blocking=True)
     width = (draw[0] * torch.minimum(torch.full_like(sizes, largest), sizes // 2)).floor()
     start = (draw[1] * (sizes - width)).floor()
     step = torch.arange(steps, device=sizes.device)
@@ -116,5 +147,6 @@ def shift_frequency(features: Tensor, largest: int, generator: torch.Generator) 
     """Move each clip up or down by up to `largest` bins; the edge bins repeat. ``(B, T, F)``."""
     batch, frames, bins = features.shape
     shift = torch.randint(-largest, largest + 1, (batch, 1), generator=generator)
-    source = (torch.arange(bins) - shift).clamp(0, bins - 1).to(features.device)  # (B, F)
+    source = (torch.arange(bins) - shift).clamp(0, bins - 1)  # (B, F)
+    source = source.to(features.device, non_blocking=True)
     return features.gather(2, source[:, None, :].expand(-1, frames, -1))

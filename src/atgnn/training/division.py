@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from atgnn.data.clips import Clips
+from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.errors import ClipsError, ConfigError
 from atgnn.labels import Ontology, Vocabulary
 from atgnn.training.recipe import DataSettings, Recipe
@@ -28,7 +29,10 @@ def read_clips(settings: DataSettings) -> Clips:
     """All clips of a recipe, labelled by its label column."""
     if not settings.clips:
         raise ConfigError("the recipe names no clips: add --clips PATH or --set data.clips=PATH")
-    clips = Clips.concat(Clips.read(path) for path in settings.clips)
+    clips = Clips.concat(
+        PackedWaveforms.open(path).clips if is_packed(path) else Clips.read(path)
+        for path in settings.clips
+    )
     if settings.label_column == "labels":
         return clips
     return clips.labelled_by(settings.label_column)

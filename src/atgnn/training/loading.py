@@ -1,72 +1,160 @@
 """From a table of clips to batches of waveforms.
 
+Samples stay 16-bit integers until they are on the training device: half the bytes to copy, and
+mixing there is one multiplication and addition. Here each clip is copied once, into its batch.
+
 Every random draw is a function of seed, epoch and the clip's place in the table, so that an
 interrupted run repeats an epoch exactly as it would have been.
+
+B clips, M of them mixed with a partner, S samples, L labels.
 """
 
-import contextlib
-from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from atgnn import audio
+from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clips
+from atgnn.data.store import SCALE, PackedWaveforms, decode
+from atgnn.errors import ClipsError
 from atgnn.training import augment
 from atgnn.training.recipe import AugmentSettings
 
-__all__ = ["Batch", "ClipDataset", "EpochSampler", "Waveforms", "make_loader"]
-
-
-class Batch(NamedTuple):
-    """Clips padded to the longest, with what is in them."""
-
-    wave: Tensor  # (B, samples) float32
-    lengths: Tensor  # (B,) samples
-    targets: Tensor  # (B, L) float32; NaN is unknown
+__all__ = [
+    "Batch",
+    "ClipDataset",
+    "EpochSampler",
+    "Item",
+    "Loader",
+    "Sound",
+    "Waveforms",
+    "collate",
+]
 
 
 class Waveforms:
-    """Decoded, resampled clips of a table, kept in memory as 16 bits while there is room."""
+    """The clips of a table as 16-bit samples: item i is int16 (S_i,), at most `longest` seconds.
 
-    def __init__(self, clips: Clips, rate: int, cache_gigabytes: float, longest: float) -> None:
-        self.clips = list(clips)
-        self.rate, self.longest = rate, longest
+    They come from packed folders where there are any, which must then hold every clip; else they
+    are decoded when they are first asked for, and kept in memory while there is room.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        rate: int,
+        cache_gigabytes: float,
+        longest: float,
+        packed: Sequence[PackedWaveforms] = (),
+    ) -> None:
+        self.clips, self.rate, self.longest = clips, rate, longest
         self._room = int(cache_gigabytes * 2**30)
         self._kept: dict[int, np.ndarray] = {}
+        self._keeping = Lock()
+        self._packed = tuple(packed)
+        if packed:
+            self._store, self._position = _places(clips, rate, longest, packed)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Samples of a clip as float32, at most `longest` seconds of it."""
+        if self._packed:
+            wave = self._packed[self._store[index]][self._position[index]]
+            return wave[: round(self.longest * self.rate)]
         kept = self._kept.get(index)
         if kept is None:
-            kept = self._decode(index)
-            if kept.nbytes <= self._room:
-                self._room -= kept.nbytes
-                self._kept[index] = kept
-        return kept.astype(np.float32) / np.float32(32767)
+            kept = decode(self.clips[index], self.rate, self.longest)
+            with self._keeping:  # another thread may have decoded it too
+                if index not in self._kept and kept.nbytes <= self._room:
+                    self._room -= kept.nbytes
+                    self._kept[index] = kept
+        return kept
 
-    def _decode(self, index: int) -> np.ndarray:
-        clip = self.clips[index]
-        # The first block of a stream, not an excerpt: what a file's header says of its length is
-        # not always true, and only a row that states an end may insist on it.
-        blocks = cast(
-            "Generator[np.ndarray]",
-            audio.stream(
-                clip.path, self.rate, block_seconds=self.longest, start=clip.start, end=clip.end
-            ),
+
+def _places(
+    clips: Clips, rate: int, longest: float, packed: Sequence[PackedWaveforms]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which store holds each clip, and where in it; ClipsError for stores that do not fit."""
+    store, position = np.zeros(len(clips), np.int64), np.full(len(clips), -1, np.int64)
+    for number, one in enumerate(packed):
+        if one.rate != rate:
+            raise ClipsError(
+                f"{one.folder} is packed at {one.rate} Hz, the front end needs {rate} Hz: pack it "
+                "again at that rate"
+            )
+        if one.longest is not None and one.longest < longest:
+            raise ClipsError(
+                f"{one.folder} holds at most {one.longest:g} s of each clip, window_seconds is "
+                f"{longest:g}: pack whole clips, or shorten the window"
+            )
+        found = one.positions(clips)
+        store[found >= 0], position[found >= 0] = number, found[found >= 0]
+    missing = np.flatnonzero(position < 0)
+    if len(missing):
+        names = ", ".join(str(one.folder) for one in packed)
+        raise ClipsError(
+            f"{len(missing)} of {len(clips)} clips are not packed in {names}, the first is "
+            f"{clips.paths[int(missing[0])].name}: pack these clips too"
         )
-        with contextlib.closing(blocks):
-            samples = next(blocks)
-        return np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
+    return store, position
 
 
-class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray]]):
+class Sound(NamedTuple):
+    """A waveform as integers and what to multiply them with."""
+
+    samples: np.ndarray  # int16 (S,); a view where nothing had to be moved
+    gain: float
+
+
+class Item(NamedTuple):
+    """A clip with what is in it; with a partner, the mixture of both (`augment.mix_targets`)."""
+
+    sound: Sound
+    target: np.ndarray  # float32 (L,); NaN is unknown
+    partner: Sound | None = None
+
+
+class Batch(NamedTuple):
+    """Clips padded with zeros to the longest, with what is in them."""
+
+    samples: Tensor  # (B, S) int16
+    lengths: Tensor  # (B,) samples that are sound
+    targets: Tensor  # (B, L) float32; NaN is unknown
+    gains: Tensor  # (B,) float32, what to multiply `samples` with
+    partners: Tensor  # (M, S) int16
+    rows: Tensor  # (M,) which clips they are mixed into
+    partner_gains: Tensor  # (M,) float32
+    offsets: Tensor  # (M,) float32, what to subtract from the mixture: the means of its parts
+    shortest: int  # smallest of `lengths`, known without asking the device
+
+    @property
+    def equal(self) -> bool:
+        """Whether all clips are equally long."""
+        return self.shortest == self.samples.shape[1]
+
+    def wave(self) -> Tensor:
+        """The waveforms, (B, S) float32, computed where the batch is; 0 past a clip's end.
+
+        Multiplication, addition and subtraction one after another, each rounded: the same bits
+        whatever the device, the threads and the rest of the batch.
+        """
+        wave = self.samples.float().mul_(self.gains[:, None])
+        if len(self.rows):
+            partners = self.partners.float().mul_(self.partner_gains[:, None])
+            wave.index_add_(0, self.rows, partners.sub_(self.offsets[:, None]))
+            if not self.equal:
+                time = torch.arange(wave.shape[1], device=wave.device)
+                wave.masked_fill_(time >= self.lengths[:, None], 0)
+        return wave
+
+
+class ClipDataset:
     """Waveforms with targets; with settings, augmented."""
 
     def __init__(
@@ -78,33 +166,36 @@ class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray]]):
     ) -> None:
         self.waveforms, self.targets = waveforms, targets
         self.augment, self.seed = augment, seed
-        # Shared memory, so that loader processes that live on see the epoch change.
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Draw afresh, as a function of the seed and this number."""
-        self._epoch.fill_(epoch)
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.waveforms)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> Item:
         wave, target = self.waveforms[index], self.targets[index]
         settings = self.augment
         if settings is None:
-            return wave, target
-        rng = np.random.default_rng((self.seed, int(self._epoch), index))
-        wave = self._varied(wave, settings, rng)
-        if rng.random() < settings.mixup_probability:
-            partner = int(rng.integers(len(self)))
-            other = self._varied(self.waveforms[partner], settings, rng)
-            pair = (other, self.targets[partner])
-            wave, target = augment.mix((wave, target), pair, settings.mixup_alpha, rng)
-        return wave, target
+            return Item(Sound(wave, SCALE), target)
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        sound = self._varied(wave, settings, rng)
+        if rng.random() >= settings.mixup_probability:
+            return Item(sound, target)
+        other = int(rng.integers(len(self)))
+        partner = self._varied(self.waveforms[other], settings, rng)
+        share = float(rng.beta(settings.mixup_alpha, settings.mixup_alpha))
+        return Item(
+            Sound(sound.samples, sound.gain * share),
+            augment.mix_targets(target, self.targets[other], share),
+            Sound(partner.samples, partner.gain * (1 - share)),
+        )
 
     def _varied(
         self, wave: np.ndarray, settings: AugmentSettings, rng: np.random.Generator
-    ) -> np.ndarray:
+    ) -> Sound:
         if settings.roll and rng.random() < settings.roll:
             wave = augment.roll(wave, rng)
         if settings.crop_seconds is not None:
@@ -116,12 +207,11 @@ class ClipDataset(Dataset[tuple[np.ndarray, np.ndarray]]):
                 wave = augment.crop(wave, samples, rng)
             if settings.fill and rng.random() < settings.fill:
                 wave = augment.fill(wave, samples, rng)
-        if settings.gain_db:
-            wave = augment.gain(wave, settings.gain_db, rng)
-        return wave
+        level = augment.gain(settings.gain_db, rng) if settings.gain_db else 1.0
+        return Sound(wave, level * SCALE)
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler:
     """All clips once, in an order that is a function of seed and epoch."""
 
     def __init__(self, size: int, seed: int) -> None:
@@ -139,30 +229,77 @@ class EpochSampler(Sampler[int]):
         return iter(order.tolist())
 
 
-def make_loader(
-    dataset: Any, batch_size: int, workers: int, sampler: EpochSampler | None = None
-) -> DataLoader[Batch]:
-    """Batches in order, or, with a sampler, shuffled without an incomplete last one."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        drop_last=sampler is not None and len(dataset) > batch_size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        collate_fn=collate,
-        # For the workers' seeds, which we do not use: drawn from the global generator, they would
-        # shift the model's own draws whenever an iterator is made.
-        generator=torch.Generator(),
+class Loader:
+    """Batches of clips in order, or, with a sampler, shuffled without an incomplete last one.
+
+    With workers, threads load ahead of the network. Threads, because copying, decoding and
+    resampling leave Python's lock alone: processes would each need their own copy of the clips
+    kept in memory, and fresh pages for every batch cost four times what filling it does.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        batch_size: int,
+        workers: int = 0,
+        sampler: EpochSampler | None = None,
+    ) -> None:
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self._sampler = sampler  # not `sampler`: Lightning takes what has one for torch's own
+        self._pinned = torch.cuda.is_available()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw and, with a sampler, shuffle as in this epoch; call it before an epoch begins."""
+        self.dataset.set_epoch(epoch)
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        whole, rest = divmod(len(self.dataset), self.batch_size)
+        return whole + (rest > 0 and (self._sampler is None or whole == 0))
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = list(range(len(self.dataset)) if self._sampler is None else self._sampler)
+        chosen = [
+            order[self.batch_size * number : self.batch_size * (number + 1)]
+            for number in range(len(self))
+        ]
+        if not self.workers:
+            yield from map(self._load, chosen)
+            return
+        with closing(map_ahead(self._load, chosen, self.workers, 2 * self.workers)) as batches:
+            yield from batches
+
+    def _load(self, indices: list[int]) -> Batch:
+        return collate([self.dataset[index] for index in indices], self._pinned)
+
+
+def collate(items: Sequence[Item], pinned: bool = False) -> Batch:
+    """One batch of clips: every sample is copied once, partners cut or padded to their clip.
+
+    `pinned` samples lie where a GPU fetches them by itself.
+    """
+    sounds = [item.sound for item in items]
+    lengths = [len(sound.samples) for sound in sounds]
+    samples = torch.empty(len(items), max(lengths), dtype=torch.int16, pin_memory=pinned)
+    for row, sound, length in zip(samples.numpy(), sounds, lengths, strict=True):
+        row[:length] = sound.samples
+        row[length:] = 0
+    mixed = [(row, item.partner) for row, item in enumerate(items) if item.partner is not None]
+    partners = torch.empty(len(mixed), max(lengths), dtype=torch.int16, pin_memory=pinned)
+    offsets = []
+    for place, (row, partner) in zip(partners.numpy(), mixed, strict=True):
+        centre = augment.place_partner(place, partner.samples, lengths[row])
+        offsets.append(augment.mean(sounds[row].samples) * sounds[row].gain + centre * partner.gain)
+    return Batch(
+        samples,
+        torch.tensor(lengths),
+        torch.from_numpy(np.stack([item.target for item in items]).astype(np.float32)),
+        torch.tensor([sound.gain for sound in sounds], dtype=torch.float32),
+        partners,
+        torch.tensor([row for row, _ in mixed], dtype=torch.long),
+        torch.tensor([partner.gain for _, partner in mixed], dtype=torch.float32),
+        torch.tensor(offsets, dtype=torch.float32),
+        min(lengths),
     )
-
-
-def collate(items: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    """Pad with zeros to the longest clip of the batch."""
-    waves, targets = zip(*items, strict=True)
-    lengths = torch.tensor([len(wave) for wave in waves])
-    padded = torch.zeros(len(waves), int(lengths.max()))
-    for row, wave in zip(padded, waves, strict=True):
-        row[: len(wave)] = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
-    stacked = torch.from_numpy(np.stack(targets).astype(np.float32))
-    return Batch(padded, lengths, stacked)

@@ -38,7 +38,7 @@ class TaggingModule(lightning.LightningModule):
         """Every draw of the epoch is a function of the seed and the epoch."""
         epoch = self.current_epoch
         loader: Any = self.trainer.train_dataloader
-        loader.dataset.set_epoch(epoch)
+        loader.set_epoch(epoch)
         torch.manual_seed(self.recipe.seed * 100_003 + epoch)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
@@ -53,12 +53,12 @@ class TaggingModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, step: int) -> None:
         """Scores of a batch, kept for the epoch's metrics."""
         logits = self.model(*self._features(batch, augmented=False)).float()
-        self._seen.append((logits.cpu(), batch.targets.cpu()))
+        self._seen.append((logits, batch.targets))
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all validation clips."""
-        logits = torch.cat([pair[0] for pair in self._seen])
-        targets = torch.cat([pair[1] for pair in self._seen])
+        logits = torch.cat([pair[0] for pair in self._seen]).cpu()
+        targets = torch.cat([pair[1] for pair in self._seen]).cpu()
         self._seen.clear()
         single = self.recipe.task == "single_label"
         scores = (logits.softmax(1) if single else logits.sigmoid()).numpy().astype(np.float64)
@@ -69,17 +69,26 @@ class TaggingModule(lightning.LightningModule):
             self.log("val_accuracy", self.metrics.accuracy, prog_bar=True)
 
     def _features(self, batch: Batch, *, augmented: bool) -> tuple[Tensor, Tensor | None]:
-        """The model's input; lengths are left out where all clips are equally long."""
-        features, lengths = self.front_end.log_mel(batch.wave, batch.lengths)
+        """The model's input; lengths are left out where all clips are equally long.
+
+        Nothing here waits for the device: what the host needs to know came with the batch.
+        """
+        known = None if batch.equal else batch.lengths
+        features, lengths = self.front_end.log_mel(batch.wave(), known)
         features, lengths = self.front_end.pad_or_cut(features, lengths)
         if augmented:
             settings, generator = self.recipe.augment, torch.default_generator
             if settings.frequency_shift:
                 features = shift_frequency(features, settings.frequency_shift, generator)
             features = mask_features(features, lengths, settings, generator)
-        features = self.front_end.normalise(features, lengths)
-        equal = bool((lengths == features.shape[1]).all())
-        return features, None if equal else lengths
+        equal = self._frames_of(batch.shortest) == features.shape[1]
+        lengths_or_none = None if equal else lengths
+        return self.front_end.normalise(features, lengths_or_none), lengths_or_none
+
+    def _frames_of(self, samples: int) -> int:
+        """Frames of a clip of so many samples, as the model gets it."""
+        config = self.front_end.config
+        return config.pad_to_frames or config.samples_to_frames(samples)
 
     def configure_optimizers(self) -> Any:
         """Adam or AdamW, with a factor per step from `learning_rate_factor`."""

@@ -32,7 +32,12 @@ class _Settings(BaseModel):
 class DataSettings(_Settings):
     """Which clips, which labels, and how they are divided."""
 
-    clips: tuple[str, ...] = Field((), description="tables or folders of clips; may be one string")
+    clips: tuple[str, ...] = Field(
+        (), description="tables or folders of clips, packed ones too; may be one string"
+    )
+    packed: tuple[str, ...] = Field(
+        (), description="folders of packed waveforms to take the clips' samples from"
+    )
     label_column: str = Field("labels", description="column of the table that names the labels")
     vocabulary: str | None = Field(
         None, description="'audioset', 'fsd50k', a CSV file, or nothing: the labels of the clips"
@@ -52,9 +57,10 @@ class DataSettings(_Settings):
     @model_validator(mode="before")
     @classmethod
     def _one_or_many(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("clips"), str):
-            values = {**values, "clips": (values["clips"],)}
-        return values
+        if not isinstance(values, dict):
+            return values
+        lists = {"clips", "packed"}
+        return {k: (v,) if k in lists and isinstance(v, str) else v for k, v in values.items()}
 
 
 class AugmentSettings(_Settings):
@@ -127,7 +133,7 @@ class Recipe(_Settings):
     window_seconds: float = Field(10.0, gt=0, description="longer clips are cut to this length")
     seed: int = Field(42, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    workers: int = Field(0, ge=0, description="loader processes")
+    workers: int = Field(2, ge=0, description="threads that load ahead of the network; 0: none")
     save_half: bool = Field(True, description="store the final weights in half precision")
 
     @model_validator(mode="after")

@@ -25,6 +25,8 @@ import torch
 
 from atgnn import __version__
 from atgnn.checkpoint import Checkpoint, Provenance
+from atgnn.data.clips import Clips
+from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.errors import ConfigError, MissingExtraError
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN
@@ -42,7 +44,7 @@ except ImportError:
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from atgnn.training.loading import ClipDataset, EpochSampler, Waveforms, make_loader
+from atgnn.training.loading import ClipDataset, EpochSampler, Loader, Waveforms
 from atgnn.training.module import TaggingModule
 
 __all__ = ["train"]
@@ -69,11 +71,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     trainer = _make_trainer(recipe, out, keeper)
     last = out / "resume" / "last.ckpt"
     resumed_from = last if resume and last.is_file() else None
-    if resumed_from is not None:
-        _begin_at(_next_epoch(resumed_from), training)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
@@ -88,24 +87,29 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
 # ---------------------------------------------------------------------- data
 
 
-def _loaders(recipe: Recipe, division: Division) -> tuple[Any, Any]:
-    rate = recipe.front_end_config().sample_rate
-    room, longest = recipe.data.cache_gigabytes, recipe.window_seconds
+def _loaders(recipe: Recipe, division: Division) -> tuple[Loader, Loader | None]:
+    packed = _packed(recipe)
+
+    def waveforms(clips: Clips) -> Waveforms:
+        rate, room = recipe.front_end_config().sample_rate, recipe.data.cache_gigabytes
+        return Waveforms(clips, rate, room, recipe.window_seconds, packed)
+
     training = ClipDataset(
-        Waveforms(division.train, rate, room, longest),
-        division.train_targets,
-        recipe.augment,
-        recipe.seed,
+        waveforms(division.train), division.train_targets, recipe.augment, recipe.seed
     )
     batch_size = min(recipe.optim.batch_size, len(training))
     sampler = EpochSampler(len(training), recipe.seed)
-    first = make_loader(training, batch_size, recipe.workers, sampler)
+    first = Loader(training, batch_size, recipe.workers, sampler)
     if division.validation is None or division.validation_targets is None:
         return first, None
-    validation = ClipDataset(
-        Waveforms(division.validation, rate, room, longest), division.validation_targets
-    )
-    return first, make_loader(validation, batch_size, recipe.workers)
+    validation = ClipDataset(waveforms(division.validation), division.validation_targets)
+    return first, Loader(validation, batch_size, recipe.workers)
+
+
+def _packed(recipe: Recipe) -> list[PackedWaveforms]:
+    """The packed folders that a recipe names, as such or among its clips."""
+    folders = [*filter(is_packed, recipe.data.clips), *recipe.data.packed]
+    return [PackedWaveforms.open(folder) for folder in dict.fromkeys(folders)]
 
 
 # ---------------------------------------------------------------------- model
@@ -291,18 +295,6 @@ def write_text(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.part")
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, path)
-
-
-def _next_epoch(last: Path) -> int:
-    """The epoch, from 0, that a run resumed from this file begins with."""
-    state = torch.load(last, map_location="cpu", weights_only=True)
-    return int(state["epoch"]) + 1
-
-
-def _begin_at(epoch: int, loader: Any) -> None:
-    """Draw as in that epoch: loader processes start before Lightning says which one it is."""
-    loader.sampler.set_epoch(epoch)
-    loader.dataset.set_epoch(epoch)
 
 
 def _environment() -> dict[str, Any]:

@@ -30,6 +30,14 @@
 
 extern "C" {
 
+// PyTorch's product of bfloat16 matrices summed in float32, which uses AMX or AVX512-BF16:
+// C (M, N) = A (M, K) B, where B holds pairs of rows, (K / 2, N, 2); `release` ends its use on a
+// thread. These are at::native::cpublas::brgemm and brgemm_release.
+typedef void (*HalfProduct)(int64_t M, int64_t N, int64_t K, int64_t ld_a, int64_t ld_b,
+                            int64_t ld_c, bool add, const uint16_t* a, const uint16_t* b,
+                            float* c, bool paired);
+typedef void (*Release)(bool paired);
+
 // What one call is given; kernels/cpu.py has the same fields in the same order.
 struct Problem {
   // sizes
@@ -48,13 +56,16 @@ struct Problem {
   const float* table;                  // (N, M), or (B, N, M) with table_stride = N * M; or null
   int64_t table_stride;
   const int64_t* lengths;              // (B,) valid columns of the candidates' grid, or null
+  HalfProduct half_product;            // for bfloat16 of an even number of channels, or null
+  Release release;
   // out
   float* extremum;                     // (B, N, C), or
   uint16_t* extremum_half;             // the same in bfloat16
   int32_t* neighbours;                 // (B, N, K)
   // ours
-  float* panels;
-  float* offset;
+  float* panels;   // candidates as `pack_panel` or, for `half_product`, `pack_pairs` leaves them
+  float* offset;   // (B, padded): ||y_j||^2
+  float* inverse;  // (B, padded): 1 / ||y_j||, where products are of candidates as they are
   int64_t panel_count, padded;
 };
 
@@ -202,6 +213,9 @@ namespace avx512 {
 // ------------------------------------------------------------------ sharing the work
 
 constexpr int64_t TILE = 24;  // rows; a multiple of every BLOCK
+constexpr int64_t HALF_TILE = 32;  // for `half_product`: two of AMX's tiles
+
+int64_t tile_of(const Problem& p) { return p.half_product ? HALF_TILE : TILE; }
 
 enum Level { BASE = 0, AVX2 = 1, AVX512 = 2 };
 
@@ -224,19 +238,19 @@ void pack_tasks(void* data) {
   for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
     const int64_t b = task / p.panel_count, panel = task % p.panel_count;
 #if ATGNN_X86
-    if (job.level == AVX512) avx512::pack_panel(p, b, panel);
-    else if (job.level == AVX2) avx2::pack_panel(p, b, panel);
+    if (job.level == AVX512) avx512::pack(p, b, panel);
+    else if (job.level == AVX2) avx2::pack(p, b, panel);
     else
 #endif
-      base::pack_panel(p, b, panel);
+      base::pack(p, b, panel);
   }
 }
 
 void forward_tasks(void* data) {
   Job& job = *static_cast<Job*>(data);
   const Problem& p = *job.problem;
-  const int64_t tiles = (p.query_count + TILE - 1) / TILE;
-  const int64_t floats = TILE * (p.padded + p.channels) + p.channels;
+  const int64_t tile = tile_of(p), tiles = (p.query_count + tile - 1) / tile;
+  const int64_t floats = tile * (p.padded + p.channels) + p.channels;
   const size_t bytes = 64 + 8 * p.candidate_count + 4 * (floats + p.ranks);
   char* memory = static_cast<char*>(std::malloc(bytes));
   if (!memory) {
@@ -246,12 +260,12 @@ void forward_tasks(void* data) {
   Scratch scratch;
   scratch.survivors = reinterpret_cast<uint64_t*>(memory);
   scratch.scores = reinterpret_cast<float*>(scratch.survivors + p.candidate_count);
-  scratch.rows = scratch.scores + TILE * p.padded;
-  scratch.out = scratch.rows + TILE * p.channels;
+  scratch.rows = scratch.scores + tile * p.padded;
+  scratch.out = scratch.rows + tile * p.channels;
   scratch.order = reinterpret_cast<int32_t*>(scratch.out + p.channels);
   for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
-    const int64_t b = task / tiles, first = task % tiles * TILE;
-    const int64_t rows = p.query_count - first < TILE ? p.query_count - first : TILE;
+    const int64_t b = task / tiles, first = task % tiles * tile;
+    const int64_t rows = p.query_count - first < tile ? p.query_count - first : tile;
 #if ATGNN_X86
     if (job.level == AVX512) avx512::forward_tile(p, b, first, rows, scratch);
     else if (job.level == AVX2) avx2::forward_tile(p, b, first, rows, scratch);
@@ -259,6 +273,7 @@ void forward_tasks(void* data) {
 #endif
       base::forward_tile(p, b, first, rows, scratch);
   }
+  if (p.half_product && p.release) p.release(true);
   std::free(memory);
 }
 
@@ -338,16 +353,18 @@ EXPORT int64_t atgnn_forward(Problem* problem, int64_t level, Parallel parallel,
   const int64_t width = wide(static_cast<int>(level));
   p.panel_count = (p.candidate_count + width - 1) / width;
   p.padded = p.panel_count * width;
-  const size_t floats = p.batch * p.padded * (p.channels + 1);
+  const size_t floats = p.batch * p.padded * (p.channels + 2);
   float* memory = static_cast<float*>(std::malloc(4 * floats));
   if (!memory) return 1;
   p.offset = memory;
-  p.panels = memory + p.batch * p.padded;
+  p.inverse = memory + p.batch * p.padded;
+  p.panels = memory + p.batch * p.padded * 2;
   Job job;
   job.problem = problem;
   job.level = static_cast<int>(level);
   share(pack_tasks, job, p.batch * p.panel_count, parallel, threads);
-  share(forward_tasks, job, p.batch * ((p.query_count + TILE - 1) / TILE), parallel, threads);
+  const int64_t tiles = (p.query_count + tile_of(p) - 1) / tile_of(p);
+  share(forward_tasks, job, p.batch * tiles, parallel, threads);
   std::free(memory);
   return job.failed;
 }

@@ -10,7 +10,6 @@ B batch, N query nodes, M candidates, K neighbours, C channels.
 """
 
 import ctypes
-import importlib.machinery
 import os
 import platform
 import shlex
@@ -20,7 +19,9 @@ import sys
 import tempfile
 from contextlib import suppress
 from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,15 @@ __all__ = ["LEVELS", "backward", "best_level", "build", "forward", "library_path
 
 LEVELS = ("base", "avx2", "avx512")  # by their number in cpu.cpp
 
+_BESIDE = [Path(__file__).with_name("_cpu" + suffix) for suffix in EXTENSION_SUFFIXES]
 _Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
+
+# at::native::cpublas::brgemm(long x 6, bool, BFloat16 const*, BFloat16 const*, float*, bool) and
+# brgemm_release(bool)
+_BRGEMM = (
+    "_ZN2at6native7cpublas6brgemmEllllllbPKN3c108BFloat16ES5_Pfb",
+    "_ZN2at6native7cpublas14brgemm_releaseEb",
+)
 
 
 class _Problem(ctypes.Structure):
@@ -46,8 +55,9 @@ class _Problem(ctypes.Structure):
         *((name, _Pointer) for name in ("rows_of_candidates", "candidates_half")),
         *((name, _Pointer) for name in ("by_frequency", "by_time", "table")),
         ("table_stride", _Int),
-        *((name, _Pointer) for name in ("lengths", "extremum", "extremum_half", "neighbours")),
-        *((name, _Pointer) for name in ("panels", "offset")),
+        *((name, _Pointer) for name in ("lengths", "half_product", "release")),
+        *((name, _Pointer) for name in ("extremum", "extremum_half", "neighbours")),
+        *((name, _Pointer) for name in ("panels", "offset", "inverse")),
         *((name, _Int) for name in ("panel_count", "padded")),
     ]
 
@@ -76,8 +86,13 @@ def forward(
     largest: bool,
     cosine: bool,
     level: int | None = None,
+    half: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `atgnn.graph.operator.knn_extremum`. Any floating dtype but float64."""
+    """See `atgnn.graph.operator.knn_extremum`. Any floating dtype but float64.
+
+    `level` and `half` are for tests: the instruction set (a number in `LEVELS`), and the addresses
+    of a product of bfloat16 matrices and of what ends its use on a thread.
+    """
     (batch, nodes, channels), count = query.shape, candidates.shape[1]
     kept: list[Tensor] = []  # what the pointers below point into
 
@@ -93,6 +108,8 @@ def forward(
         return pointer(tensor, torch.float32), None
 
     neighbour_count = min(k, count)
+    both_half = query.dtype == candidates.dtype == torch.bfloat16 and channels % 2 == 0
+    half_product, release = (both_half and (half or _half_products())) or (None, None)
     x, x_half = half_or_float(query)
     y, y_half = half_or_float(candidates)
     if y is None:
@@ -126,6 +143,8 @@ def forward(
         table=pointer(table, torch.float32),
         table_stride=nodes * count if table is not None and table.ndim == 3 else 0,
         lengths=pointer(lengths, torch.int64),
+        half_product=half_product,
+        release=release,
         extremum=None if y_half is not None else extremum.data_ptr(),
         extremum_half=None if y_half is None else extremum.data_ptr(),
         neighbours=neighbours.data_ptr(),
@@ -206,10 +225,7 @@ def best_level() -> int:
 
 def _found() -> Path | None:
     """What was built with the package, else what was built on demand."""
-    places = [
-        Path(__file__).with_name("_cpu" + suffix)
-        for suffix in importlib.machinery.EXTENSION_SUFFIXES
-    ]
+    places = list(_BESIDE)
     with suppress(RuntimeError):  # a user without a home has no cache
         places.append(built_path())
     return next(filter(_fits, places), None)
@@ -255,23 +271,63 @@ def _threads_of_torch() -> int | None:
     return ctypes.cast(function, _Pointer).value
 
 
+@cache
+def _half_products() -> tuple[int, int] | None:
+    """Addresses of PyTorch's own product of bfloat16 matrices, where the processor has AMX.
+
+    The function is not part of PyTorch's interface: its symbol spells out the types of its
+    arguments, and it is used only if the kernel with it agrees with the plain path.
+    """
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    start = getattr(torch.cpu, "_init_amx", None)
+    if supported is None or start is None or not supported() or not start():
+        return None
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        library = ctypes.CDLL(str(path))
+        functions = [ctypes.cast(getattr(library, name), _Pointer).value for name in _BRGEMM]
+    except (OSError, AttributeError):
+        return None
+    product, release = functions
+    if not product or not release or not _agrees_in_half((product, release)):
+        return None
+    return product, release
+
+
+def has_half_products() -> bool:
+    """Whether scores of bfloat16 nodes are computed by AMX."""
+    return _half_products() is not None
+
+
 def has_threads() -> bool:
     """Whether the kernel shares PyTorch's threads."""
     return _threads_of_torch() is not None
 
 
 def _agrees(level: int) -> bool:
-    """Whether a level finds what the plain path finds, with whole numbers: no score is rounded."""
+    """Whether a level finds what the plain path finds."""
+    expected, near = plain.forward(**_example())
+    found, neighbours = forward(**_example(), level=level)
+    return torch.equal(expected, found) and torch.equal(near, neighbours)
+
+
+def _agrees_in_half(half: tuple[int, int]) -> bool:
+    expected, near = plain.forward(**_example(torch.bfloat16))
+    found, neighbours = forward(**_example(torch.bfloat16), half=half)
+    return torch.equal(expected, found) and torch.equal(near, neighbours)
+
+
+def _example(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Arguments of `forward` in whole numbers, so that no score is rounded."""
     generator = torch.Generator("cpu").manual_seed(0)
 
     def whole(*shape: int) -> Tensor:
-        return torch.randint(-8, 9, shape, generator=generator, device="cpu").float()
+        return torch.randint(-8, 9, shape, generator=generator, device="cpu").to(dtype)
 
-    query, candidates, table = whole(1, 31, 19), whole(1, 45, 19), whole(31, 45)
-    arguments = (query, candidates, None, None, table, None, 45, 4, 2, True, False)
-    expected, near = plain.forward(*arguments)
-    found, neighbours = forward(*arguments, level=level)
-    return torch.equal(expected, found) and torch.equal(near, neighbours)
+    nodes = {"query": whole(1, 70, 20), "candidates": whole(1, 45, 20), "columns": 45}
+    position = {"by_frequency": None, "by_time": None, "table": whole(70, 45).float()}
+    options = {"k": 4, "dilation": 2, "largest": True, "cosine": False, "lengths": None}
+    return {**nodes, **position, **options}
 
 
 # ------------------------------------------------------------------ building it
@@ -309,7 +365,7 @@ def build() -> Path:
             os.replace(scratch, target)
     except (OSError, RuntimeError) as error:  # Path.home() knows no home: RuntimeError
         raise KernelError(f"cannot write the compiled graph kernel: {error}") from error
-    for cached in (_library, best_level):
+    for cached in (_library, best_level, _half_products):
         cached.cache_clear()
     if not loads():
         raise KernelError(f"the graph kernel was built but does not load here: {target}")

@@ -190,7 +190,7 @@ def _nearest_tiles(count: int, ranks: int, dtype: torch.dtype) -> dict[str, Any]
     """
     tile = min(WIDEST, max(16, triton.next_power_of_2(count)))
     slots = triton.next_power_of_2(ranks)
-    crowded = tile >= 256 and slots <= 64 and dtype != torch.float32
+    crowded = tile >= 512 and slots <= 64 and dtype != torch.float32
     return {
         "SINGLE": count <= tile,
         "TILE_N": TILE_N,
@@ -309,22 +309,23 @@ def _nearest(
         index = start + tl.arange(0, TILE_M)
         j = tl.minimum(index, count - 1)
         score = tl.zeros([TILE_N, 1], tl.float32) + tl.load(offset + clip * count + j)[None, :]
+        if POSITION == SEPARABLE or RAGGED:
+            row, column = _split(j, columns)
         if POSITION == SEPARABLE:
+            f, t = _split(i, time)
             cells = count // columns
-            score += tl.load(by_frequency + (i // time * cells)[:, None] + (j // columns)[None, :])
-            score += tl.load(by_time + (i % time * columns)[:, None] + (j % columns)[None, :])
+            score += tl.load(by_frequency + (f * cells)[:, None] + row[None, :])
+            score += tl.load(by_time + (t * columns)[:, None] + column[None, :])
         if POSITION == TABLE:
-            row = table + clip * table_stride + i.to(tl.int64) * count
-            score += tl.load(row[:, None] + j[None, :])
-        x_row, y_row = (
-            query + (clip * nodes + i) * channels,
-            candidates + (clip * count + j) * channels,
-        )
+            first = table + clip * table_stride + i.to(tl.int64) * count
+            score += tl.load(first[:, None] + j[None, :])
+        x_row = query + (clip * nodes + i) * channels
+        y_row = candidates + (clip * count + j) * channels
         dots = _products(x_row, y_row, channels, COSINE, WIDEN, TILE_N, TILE_M, CHUNK)
         score -= dots * (2.0 * tl.load(scale + clip * count + j))[None, :]
         real = index < count
         if RAGGED:
-            real = real & (index % columns < length)
+            real = real & (column < length)
         held = _smallest(_keys(score, index, real), held, ranks, SINGLE)
 
     nearest = tl.min(held, axis=1)
@@ -335,6 +336,15 @@ def _nearest(
         chosen.to(tl.uint32).to(tl.int32, bitcast=True),
         (node < nodes)[:, None] & wanted[None, :],
     )
+
+
+@triton.jit
+def _split(index, columns):
+    """Row and column on a grid. By floating point, put right: integer division is slow."""
+    row = (index.to(tl.float32) * (1.0 / columns)).to(tl.int32)
+    column = index - row * columns
+    row += (column >= columns).to(tl.int32) - (column < 0).to(tl.int32)
+    return row, index - row * columns
 
 
 @triton.jit
@@ -389,7 +399,8 @@ def _smallest(keys, held, ranks, SINGLE: tl.constexpr):
     """The smallest `ranks` of each row's keys and of those held, in order: shape of `held`.
 
     The next key is the one at the least distance above the last. Unsigned, what lies below wraps
-    around to the far end: one minimum a rank, and nothing has to be struck out.
+    around to the far end: one minimum a rank, and nothing has to be struck out. A tile short of
+    candidates begins again at its first; repeats are passed over with the next tile.
     """
     slot = tl.arange(0, held.shape[1])
     above = tl.zeros([held.shape[0]], tl.uint64)
@@ -400,7 +411,7 @@ def _smallest(keys, held, ranks, SINGLE: tl.constexpr):
             gap = tl.minimum(gap, tl.min(held - above[:, None], axis=1))
         above += gap
         out = tl.where((slot == rank)[None, :], above[:, None], out)
-        above = tl.maximum(above + 1, above)  # no further than "no candidate"
+        above += 1
     return out
 
 

@@ -1,0 +1,313 @@
+"""The speed commands: the published algorithm gives our scores, and every command its figures."""
+
+import importlib
+import json
+import statistics
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from atgnn.frontend import FrontEnd, FrontEndConfig
+from atgnn.model import ATGNN, PRESETS
+from atgnn.model.cost import measure_cost
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "benchmarks" / "speed").is_dir():
+    pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.speed import __main__ as command_line  # noqa: E402
+from benchmarks.speed import bound, harness, kaldi, published, systems  # noqa: E402
+from benchmarks.speed.accuracy import accuracies  # noqa: E402
+from benchmarks.speed.mobilenet import MobileNetTagger  # noqa: E402
+
+LAYOUTS = {
+    "grid": {},
+    "legacy": {"position": "legacy", "nominal_frames": 512},
+    "euclidean": {"distance": "euclidean"},
+    "dense updates": {"update_groups": 1, "label_update_groups": 1, "label_ffn_ratio": 0},
+    "encoder": {"label_blocks": ()},
+    "reduced": {"reductions": (4, 2, 1), "dilation_every": 1, "dilation_budget": 18},
+}
+
+
+def random_model(name: str = "mini", frames: int = 256, **changes: object) -> ATGNN:
+    """A small random model whose batch norms have seen what they get."""
+    torch.manual_seed(0)
+    model = ATGNN.from_preset(name, num_labels=20, **changes)
+    case = harness.Case("infer", "ours", seconds=frames / 102.4)
+    return systems.settled(model, case)
+
+
+# ---------------------------------------------------------------------------- the oracle
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@torch.no_grad()
+def test_published_algorithm_gives_our_scores(layout):
+    ours = random_model(**LAYOUTS[layout]).double()
+    theirs = published.published_from(ours, 512).double()
+    mel = torch.randn(2, 512, 128, dtype=torch.float64)
+    assert torch.allclose(ours(mel), theirs(mel), rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_isotropic_published_algorithm_gives_our_scores():
+    small = {"channels": (48,), "stem_widths": (6, 12, 24, 48, 48), "blocks": (5,)}
+    ours = random_model("iso-ti", **small).double()
+    theirs = published.published_from(ours, 512).double()
+    mel = torch.randn(1, 512, 128, dtype=torch.float64)
+    assert torch.allclose(ours(mel), theirs(mel), rtol=0, atol=1e-9)
+
+
+def test_published_algorithm_gives_our_gradients():
+    """In training mode, of every parameter."""
+    ours = random_model(drop_path=0.0, label_drop_path=0.0).double().train()
+    theirs = published.published_from(ours, 256).double()
+    mel = torch.randn(2, 256, 128, dtype=torch.float64)
+    for model in (ours, theirs):
+        model(mel).square().sum().backward()
+    other = dict(theirs.named_parameters())
+    for key, parameter in ours.named_parameters():
+        name, grad = published.converted(key, parameter.grad)
+        expected = other[name].grad
+        if name == "encoder.absolute":  # the published one is made for this length
+            grad = grad[..., : expected.shape[-1]]
+        assert torch.allclose(grad, expected.reshape(grad.shape), rtol=1e-7, atol=1e-7), key
+
+
+class Graphs(TorchDispatchMode):
+    """Keeps the neighbours that our operator finds, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.atgnn.knn_extremum.default:
+            self.found.append(out[1].long())
+        return out
+
+
+@pytest.mark.parametrize("name", ["mini", pytest.param("pyr-ti", marks=pytest.mark.slow)])
+@torch.no_grad()
+def test_in_single_precision_only_near_ties_differ(name, monkeypatch):
+    """Same graphs, same scores; and our graphs are the published ones but for near-ties.
+
+    A near-tie that falls the other way is a right graph too, but random networks amplify it.
+    """
+    ours = random_model(name)
+    theirs = published.published_from(ours, 512)
+    mel = torch.randn(2, 512, 128)
+    with Graphs() as graphs:
+        scores = ours(mel)
+    find, found = published.nearest, iter(graphs.found)
+    worst = []
+
+    def same_graph(x, y, k, dilation, relative, cosine):
+        ours = next(found)
+        table = None if relative is None else relative.double()
+        distance = squared_distances(x.double(), y.double(), table, cosine)
+        exact = find(x, y, k, dilation, relative, cosine)
+        worst.append((distance.gather(2, ours) - distance.gather(2, exact)).abs().max().item())
+        return ours
+
+    monkeypatch.setattr(published, "nearest", same_graph)
+    assert torch.allclose(theirs(mel), scores, rtol=1e-4, atol=1e-4)
+    assert len(worst) == len(graphs.found) == sum(ours.config.blocks + ours.config.label_blocks)
+    assert max(worst) < 1e-5
+
+
+def squared_distances(x, y, table, cosine):
+    """``(B, N, M)`` from ``(B, C, N, 1)`` and ``(B, C, M, 1)``, directly."""
+    if cosine:
+        x, y = (torch.nn.functional.normalize(z, dim=1) for z in (x, y))
+    out = torch.cdist(x[..., 0].mT, y[..., 0].mT, compute_mode="donot_use_mm_for_euclid_dist")
+    return out.square() if table is None else out.square() + table
+
+
+def test_published_front_end_gives_our_features():
+    config = FrontEndConfig()
+    wave = systems.waveform(2.0, 2)
+    ours, _ = FrontEnd(config).log_mel(wave)
+    theirs = torch.stack([kaldi.fbank(clip, config) for clip in wave])
+    assert ours.shape == theirs.shape
+    assert torch.allclose(ours, theirs, atol=2e-3)
+
+
+def test_mobilenet_has_the_published_size():
+    parameters = sum(p.numel() for p in MobileNetTagger(527).parameters())
+    assert parameters == pytest.approx(4.88e6, rel=0.005)
+
+
+# ---------------------------------------------------------------------------- the commands
+
+
+def report(capsys, *arguments: str) -> dict:
+    """What a command prints with --json."""
+    assert command_line.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def check_ratios(case: dict) -> None:
+    """The ratios are those of the times that the report gives."""
+    rows = {f"{row['system']} {row['precision']}": row for row in case["systems"]}
+    for row in rows.values():
+        assert row["median_ms"] == pytest.approx(1e3 * statistics.median(row["seconds"]))
+        assert row["ms_per_clip"] == pytest.approx(row["median_ms"] / row["batch"])
+    assert case["ratios"]
+    for ratio in case["ratios"]:
+        own, other = rows[ratio["ours"]], rows[ratio["other"]]
+        assert ratio["of_medians"] == pytest.approx(other["median_ms"] / own["median_ms"])
+        by_round = [b / a for a, b in zip(own["seconds"], other["seconds"], strict=True)]
+        assert ratio["median_of_rounds"] == pytest.approx(statistics.median(by_round))
+
+
+SMALL = ["--preset", "mini", "--seconds", "2", "--rounds", "2", "--threads", "1"]
+PAIR = ["--systems", "ours,published"]
+
+
+@pytest.mark.parametrize("command", ["infer", "train"])
+def test_networks_are_compared(command, capsys):
+    found = report(capsys, command, *SMALL, *PAIR, "--batch", "2", "--precision", "fp32",
+                   "--no-memory")  # fmt: skip
+    assert found["command"] == command
+    assert found["machine"]["threads"] == 1
+    assert found["machine"]["kernel"]["fp32"]
+    (case,) = found["cases"]
+    assert [row["system"] for row in case["systems"]] == ["ours", "published"]
+    assert [len(row["seconds"]) for row in case["systems"]] == [2, 2]
+    check_ratios(case)
+
+
+def test_half_precision_is_compared_with_both(capsys):
+    """Ours in bf16 against the published algorithm in bf16 and in fp32."""
+    found = report(capsys, "infer", *SMALL, *PAIR, "--batch", "1", "--precision", "fp32", "bf16",
+                   "--no-memory")  # fmt: skip
+    pairs = {(ratio["ours"], ratio["other"]) for ratio in found["cases"][0]["ratios"]}
+    assert pairs == {
+        ("ours fp32", "published fp32"),
+        ("ours bf16", "published fp32"),
+        ("ours bf16", "published bf16"),
+    }
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_a_process_of_its_own():
+    case = harness.Case("train", "published", preset="mini", batch=2, seconds=2.0)
+    small = harness.peak_memory(case, threads=1)
+    assert 50 < small["own_mb"] < small["peak_mb"] < 2000
+    large = harness.peak_memory(harness.Case(**{**vars(case), "batch": 8}), threads=1)
+    assert large["own_mb"] > 1.5 * small["own_mb"]
+
+
+def test_length_says_how_time_grows(capsys):
+    found = report(capsys, "length", "--preset", "mini", "--rounds", "1", "--threads", "1",
+                   "--seconds", "2", "4", "--batch", "1", "--systems", "ours,published,tagger",
+                   "--precision", "fp32", "--no-memory")  # fmt: skip
+    assert [case["systems"][0]["clip_seconds"] for case in found["cases"]] == [2, 4, 10]
+    for case in found["cases"]:
+        check_ratios(case)
+    ours = {row["clip_seconds"]: row for row in found["growth"] if row["system"] == "ours"}
+    longer = ours[4]["median_ms"] / ours[10]["median_ms"]
+    assert ours[10]["growth"] == 1
+    assert ours[4]["growth"] == pytest.approx(longer / 0.4)
+
+
+def test_front_ends_are_compared(capsys):
+    found = report(capsys, "frontend", *PAIR, "--batch", "2", "--seconds", "1", "--rounds", "2",
+                   "--no-memory")  # fmt: skip
+    (case,) = found["cases"]
+    check_ratios(case)
+    for row in case["systems"]:
+        assert row["times_real_time"] == pytest.approx(2 / (1e-3 * row["median_ms"]))
+
+
+def test_front_end_measures_the_statistics_of_a_folder(tmp_path, capsys):
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", systems.waveform(1.0)[0].numpy(), 16_000)
+    found = report(capsys, "frontend", "--statistics", str(tmp_path))
+    assert found["statistics"]["clips"] == 1
+    assert found["statistics"]["std"] > 0
+
+
+@pytest.mark.slow
+def test_cold_start_times_whole_processes(capsys):
+    found = report(capsys, "coldstart", "--systems", "ours,published", "--preset", "mini",
+                   "--seconds", "2", "--rounds", "1", "--threads", "1")  # fmt: skip
+    (case,) = found["cases"]
+    check_ratios(case)
+    for row in case["systems"]:
+        assert row["median_ms"] > 200  # nothing imports PyTorch faster
+        assert row["peak_mb"] > 100
+
+
+def test_bound_adds_up(capsys, monkeypatch):
+    for name, less in (("LEAST_SECONDS", 0.001), ("COPY_BYTES", 2**22), ("PROFILED", 1)):
+        monkeypatch.setattr(bound, name, less)
+    found = report(capsys, "bound", *SMALL, *PAIR, "--batch", "1", "--precision", "fp32")
+    (case,) = found["cases"]
+    parts = case["dense_ms"] + case["scores_ms"] + case["graph_bytes_ms"]
+    assert case["bound_ms"] == pytest.approx(parts)
+    for row in case["systems"]:
+        assert row["times_the_bound"] == pytest.approx(row["median_ms"] / case["bound_ms"])
+        kinds = case["breakdown"][row["system"]]
+        assert kinds["scores and graph"] > 0
+        assert kinds["convolution"] > 0
+        assert kinds["normalisation"] >= 0
+
+
+@pytest.mark.parametrize("preset", ["mini", "pyr-ti", "iso-ti"])
+def test_bound_counts_the_work_that_the_model_counts(preset):
+    config = PRESETS[preset]
+    case = harness.Case("infer", "ours", preset=preset, batch=3)
+    dense = sum(shape.gflop for shape in bound.dense_shapes(case)) / 3
+    scores = bound.score_gflop(config, case.frames)
+    assert (dense + scores) / 2 == pytest.approx(measure_cost(config).gmacs, rel=1e-3)
+
+
+def test_accuracy_stands_beside_time(capsys):
+    found = report(capsys, "accuracy", "--preset", "mini", "iso-ti", "--seconds", "1", "--rounds",
+                   "1", "--threads", "1", "--precision", "fp32")  # fmt: skip
+    rows = {row["preset"]: row for row in found["rows"]}
+    assert rows["mini"]["esc10_accuracy"] == pytest.approx(0.845)
+    assert rows["mini"]["esc10_clips"] == 400
+    assert rows["iso-ti"]["esc10_accuracy"] is None
+    assert all(row["median_ms"] > 0 for row in rows.values())
+    assert set(accuracies()) == {"mini"}
+
+
+@pytest.mark.skipif(not find_spec("transformers"), reason="transformers is not installed")
+@pytest.mark.slow
+def test_ast_takes_part(capsys):
+    found = report(capsys, "infer", *SMALL, "--systems", "ours,ast,mobilenet", "--batch", "1",
+                   "--precision", "fp32", "--no-memory")  # fmt: skip
+    check_ratios(found["cases"][0])
+
+
+def test_a_missing_package_leaves_its_system_out(monkeypatch, capsys):
+    monkeypatch.setitem(systems.NEEDS, "ast", "a_package_that_is_not_there")
+    found = report(capsys, "infer", *SMALL, "--systems", "ours,published,ast", "--batch", "1",
+                   "--precision", "fp32", "--no-memory")  # fmt: skip
+    assert [row["system"] for row in found["cases"][0]["systems"]] == ["ours", "published"]
+    assert "a_package_that_is_not_there" in found["notes"][0]
+
+
+def test_unknown_systems_and_commands_are_refused(capsys):
+    assert command_line.main(["infer", "--systems", "ours,theirs"]) == 1
+    assert "theirs" in capsys.readouterr().err
+    assert command_line.main(["speed"]) == 2
+    assert command_line.main([]) == 0
+
+
+@pytest.mark.parametrize("command", command_line.COMMANDS)
+def test_every_command_is_there(command):
+    if not (ROOT / "benchmarks" / "speed" / f"{command}.py").is_file():
+        pytest.skip(f"{command} is not written yet")
+    assert callable(importlib.import_module(f"benchmarks.speed.{command}").main)
