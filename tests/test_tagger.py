@@ -18,7 +18,16 @@ import atgnn
 from atgnn import audio
 from atgnn.errors import AudioError, CheckpointError, ConfigError
 from atgnn.frontend import FrontEndConfig
-from atgnn.tagger import FIRST_DRAW, BandWarning, Excerpt, Tagger, _Flight, choose_device
+from atgnn.model.inference import best_dtype
+from atgnn.tagger import (
+    FIRST_DRAW,
+    BandWarning,
+    Excerpt,
+    Tagger,
+    _Flight,
+    choose_device,
+    choose_dtype,
+)
 from atgnn.tags import Failure
 
 LENGTHS = (0.3, 2.0, 5.0, 0.01, 1.7, 4.0, 3.1, 1.0)  # s; the window is 2 s
@@ -355,3 +364,22 @@ def sparse_wav(path: Path, seconds: int, rate: int, channels: int) -> None:
     with path.open("wb") as handle:
         handle.write(header + b"data" + size.to_bytes(4, "little"))
         handle.truncate(44 + size)
+
+
+def test_precision_is_checked_before_it_is_used(tagger):
+    """The fastest where none is named; what a processor has no instructions for is refused."""
+    cpu = torch.device("cpu")
+    assert choose_dtype("float32", cpu) == torch.float32
+    assert choose_dtype("auto", cpu) == best_dtype(cpu)
+    with pytest.raises(ConfigError, match="'half': give float32, bfloat16, float16 or auto"):
+        choose_dtype("half", cpu)
+    with pytest.raises(ConfigError, match="slower than float32"):
+        choose_dtype("float16", cpu)
+    assert tagger.network.model.dtype == torch.float32
+
+
+def test_the_network_is_the_model_folded(tagger):
+    mel = torch.randn(1, 100, tagger.checkpoint.model.config.n_mels)
+    with torch.inference_mode():
+        wanted = tagger.model(mel).sigmoid()
+        assert torch.allclose(tagger.network(mel).sigmoid(), wanted, atol=1e-4)

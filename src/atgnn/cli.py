@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from atgnn import __version__
 from atgnn.errors import AtgnnError, AudioError
+from atgnn.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
 
@@ -55,6 +56,12 @@ ModelOption = Annotated[
     typer.Option(help="A shipped model, a checkpoint folder or a hub name (owner/name)."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16, float16, or auto: the fastest that the device is made for."
+    ),
+]
 BatchOption = Annotated[
     int | None,
     typer.Option(min=1, help="Windows that go through the network together."),
@@ -96,6 +103,7 @@ def tag(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "float32",
     batch_size: BatchOption = None,
 ) -> None:
     """Name the sounds in recordings.
@@ -111,7 +119,8 @@ def tag(
         from atgnn.terminal import Results, expand, say, show_warnings
 
         show_warnings()
-        tagger = Tagger.from_pretrained(DEFAULT_MODEL if model is None else model, device)
+        name = DEFAULT_MODEL if model is None else model
+        tagger = Tagger.from_pretrained(name, device, precision)
     found = list(expand(paths))
     problems = [item for item in found if isinstance(item, AtgnnError)]
     for problem in problems:
@@ -218,6 +227,7 @@ def evaluate(
         bool, typer.Option("--ignore-unknown-labels", help="Pass over labels foreign to the model.")
     ] = False,
     device: DeviceOption = "auto",
+    precision: PrecisionOption = "float32",
     batch_size: BatchOption = None,
 ) -> None:
     """Measure a model on clips with known labels: mAP, AUC, d', accuracy."""
@@ -230,7 +240,7 @@ def evaluate(
     from atgnn.terminal import counter, show_warnings
 
     show_warnings()
-    tagger = Tagger.from_pretrained(model, device)
+    tagger = Tagger.from_pretrained(model, device, precision)
     chosen = choose_clips(Clips.read(clips), fold=fold, split=split, label_column=label_column)
     with counter(len(chosen)) as progress:
         report = measure(
@@ -275,4 +285,5 @@ def doctor(
 
 def main() -> None:
     """The console script."""
+    keep_freed_memory()
     app()

@@ -22,16 +22,20 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from atgnn import audio
 from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
 from atgnn.errors import AtgnnError, AudioError, ConfigError
+from atgnn.model.graphs import CapturedModel
+from atgnn.model.inference import best_dtype, for_inference
 from atgnn.tags import Failure, Selector, Tagging, check_choice, printable
 
-__all__ = ["BandWarning", "Excerpt", "Scores", "Tagger", "choose_device"]
+__all__ = ["BandWarning", "Excerpt", "Scores", "Tagger", "choose_device", "choose_dtype"]
 
 DECODERS = max(2, min(4, os.cpu_count() or 2))  # threads
-FIRST_DRAW = 2  # windows: one more than a short clip has, so that its end is seen at once
+PRECISIONS = ("float32", "bfloat16", "float16")
+FIRST_DRAW = 4  # windows: most clips have fewer, so that their end is seen at once
 
 
 class BandWarning(UserWarning):
@@ -90,13 +94,26 @@ class Tagger:
     `Excerpt` of one. Whatever it is batched with, its scores are the same (within 1e-4).
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str | torch.device | None = None) -> None:
-        """Takes the checkpoint's model over: moves it to `device` and into evaluation mode."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+    ) -> None:
+        """Takes the checkpoint's model over: moves it to `device` and into evaluation mode.
+
+        `precision` is that of the network; "auto" is the fastest that the device is made for.
+        """
         self.checkpoint = checkpoint
         self.device = choose_device(device)
         self.model = checkpoint.model.to(self.device).eval()
+        self.network = CapturedModel(
+            for_inference(self.model, choose_dtype(precision, self.device))
+        )
         self.front_end = checkpoint.make_front_end().to(self.device)
         self.selector = Selector(checkpoint.vocabulary, checkpoint.thresholds)
+        # Batches whose scores are not fetched yet: a GPU works on while the host does not wait.
+        self._late = 1 if self.device.type == "cuda" else 0
         self._warned = False
 
     @classmethod
@@ -104,19 +121,22 @@ class Tagger:
         cls,
         name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
         device: str | torch.device | None = None,
+        precision: str = "float32",
         **hub: Any,
     ) -> Tagger:
         """A tagger from a shipped model, a checkpoint folder or a hub repository.
 
         `device` is "cpu", "cuda", "cuda:1", "mps" or "auto" (also None): an accelerator where
-        there is one. Further arguments go to `Checkpoint.from_pretrained`.
+        there is one. `precision` is "float32", "bfloat16", "float16" or "auto", the fastest that
+        the device is made for; scores in half precision differ by less than 0.01. Further
+        arguments go to `Checkpoint.from_pretrained`.
 
         Raises:
             CheckpointError: no such model, or it is damaged.
             ConfigError: no such device.
         """
         device = choose_device(device)
-        return cls(Checkpoint.from_pretrained(name_or_path, **hub), device)
+        return cls(Checkpoint.from_pretrained(name_or_path, **hub), device, precision)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -201,6 +221,7 @@ class Tagger:
         size = self._checked_batch_size(batch_size)
         begun: deque[_Job] = deque()
         batch: list[tuple[_Job, np.ndarray]] = []
+        flights: deque[_Flight] = deque()
         with closing(self._decoded(sources, size)) as decoded:
             for job, window in decoded:
                 if not begun or begun[-1] is not job:
@@ -210,12 +231,16 @@ class Tagger:
                 else:
                     batch.append((job, window))
                 if len(batch) == size:
-                    self._score(batch)
+                    flights.append(self._launch(batch))
                     batch = []
+                    if len(flights) > self._late:
+                        flights.popleft().land()
                 while begun and begun[0].complete:
                     yield self._result(begun.popleft(), on_error)
         if batch:
-            self._score(batch)
+            flights.append(self._launch(batch))
+        for flight in flights:
+            flight.land()
         while begun:
             yield self._result(begun.popleft(), on_error)
 
@@ -253,22 +278,23 @@ class Tagger:
 
     def _windows_of(self, excerpt: Excerpt) -> Iterator[np.ndarray]:
         """Windows (S,) of a recording; runs on a decoder's thread."""
-        self._check_band(excerpt)
+        whole = excerpt.start == 0 and excerpt.end is None
+        meter = audio.BandMeter() if whole and not self._warned else None
         yield from audio.stream(
             excerpt.source,
             self.front_end.config.sample_rate,
             block_seconds=self.checkpoint.window_seconds,
             start=excerpt.start,
             end=excerpt.end,
+            meter=meter,
         )
+        if meter is not None:
+            self._check_band(excerpt, meter)
 
-    def _check_band(self, excerpt: Excerpt) -> None:
+    def _check_band(self, excerpt: Excerpt, meter: audio.BandMeter) -> None:
         """Warn, once in a tagger's life, of a whole recording that the model can hardly hear."""
-        whole = excerpt.start == 0 and excerpt.end is None
-        if self._warned or not whole or not _readable_twice(excerpt.source):
-            return
         low, high = self.front_end.config.band
-        share = audio.source_band_share(excerpt.source, low, high)
+        share = meter.share(low, high)
         if share < 0.5 and not self._warned:
             self._warned = True
             warnings.warn(
@@ -281,27 +307,30 @@ class Tagger:
 
     # ------------------------------------------------------------------ the network
 
-    def _score(self, batch: list[tuple[_Job, np.ndarray]]) -> None:
-        """Put windows through the network together and hand the scores to their recordings."""
-        scores = self._network([window for _, window in batch])
-        for (job, _), row in zip(batch, scores, strict=True):
-            job.scores.append(row)
-
     @torch.inference_mode()
-    def _network(self, windows: list[np.ndarray]) -> np.ndarray:
-        """Scores (B, L) of windows (S,) of unequal length."""
+    def _launch(self, batch: list[tuple[_Job, np.ndarray]]) -> _Flight:
+        """Put windows through the network together; a GPU is not waited for."""
+        jobs, windows = [job for job, _ in batch], [window for _, window in batch]
+        scores = self._network(windows)
+        if scores.device.type != "cuda":
+            return _Flight(jobs, scores.cpu())
+        landing = scores.to("cpu", non_blocking=True)  # into pinned memory
+        return _Flight(jobs, landing, torch.cuda.current_stream(scores.device).record_event())
+
+    def _network(self, windows: list[np.ndarray]) -> Tensor:
+        """Scores (B, L), on the device, of windows (S,) of unequal length."""
         sizes = [len(window) for window in windows]
-        padded = np.zeros((len(windows), max(sizes)), np.float32)
-        for row, window in zip(padded, windows, strict=True):
+        pinned = self.device.type == "cuda"
+        wave = torch.zeros(len(windows), max(sizes), pin_memory=pinned)
+        for row, window in zip(wave.numpy(), windows, strict=True):
             row[: len(window)] = window
-        wave = torch.from_numpy(padded).to(self.device)
-        ragged = min(sizes) < max(sizes)
-        lengths = torch.tensor(sizes, device=self.device) if ragged else None
+        wave, lengths = wave.to(self.device, non_blocking=pinned), None
+        if min(sizes) < max(sizes):
+            lengths = torch.tensor(sizes, pin_memory=pinned).to(self.device, non_blocking=pinned)
         features, frames = self.front_end(wave, lengths)
-        logits = self.model(features, frames if ragged else None).float()
+        logits = self.network(features, None if lengths is None else frames)
         softmax = self.checkpoint.activation == "softmax"
-        scores: np.ndarray = (logits.softmax(-1) if softmax else logits.sigmoid()).cpu().numpy()
-        return scores
+        return logits.softmax(-1) if softmax else logits.sigmoid()
 
     def _result(self, job: _Job, on_error: str) -> Scores | Failure:
         if job.error is None and not np.isfinite(job.scores).all():
@@ -315,6 +344,22 @@ class Tagger:
         if on_error == "raise":
             raise job.error
         return Failure(job.path, job.error)
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A batch in the network: whose windows they are, and the scores that are to come."""
+
+    jobs: list[_Job]
+    scores: Tensor  # (B, L) in main memory, once `arrived`
+    arrived: torch.cuda.Event | None = None
+
+    def land(self) -> None:
+        """Wait for the scores and hand them to their recordings."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        for job, row in zip(self.jobs, self.scores.numpy(), strict=True):
+            job.scores.append(row)
 
 
 @dataclass(eq=False)
@@ -367,6 +412,24 @@ class _Job:
                 return
 
 
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype called `precision`; for "auto" the fastest that the device is made for.
+
+    ConfigError when there is no such precision, or it would be slower than float32 here.
+    """
+    if precision == "auto":
+        return best_dtype(device)
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r}: give {', '.join(PRECISIONS)} or auto")
+    dtype: torch.dtype = getattr(torch, precision)
+    if device.type == "cpu" and dtype != torch.float32 and best_dtype(device) != dtype:
+        raise ConfigError(
+            f"precision {precision} on this processor is many times slower than float32, as it "
+            "has no instructions for it: give float32 or auto"
+        )
+    return dtype
+
+
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """The device called `device`; for "auto" or None CUDA, else MPS, else the CPU.
 
@@ -394,12 +457,3 @@ def _name(source: audio.Source) -> str | None:
         return os.fsdecode(source)
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else None
-
-
-def _readable_twice(source: audio.Source) -> bool:
-    """Whether looking at a source leaves it as it was: not so for pipes."""
-    if isinstance(source, str | os.PathLike):
-        return os.path.isfile(source)
-    return isinstance(source, bytes | tuple) or bool(
-        hasattr(source, "seekable") and source.seekable()
-    )

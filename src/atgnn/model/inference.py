@@ -25,12 +25,13 @@ class InferenceModel(nn.Module):
         super().__init__()
         self.folded, self.dtype = folded, dtype
         self.config = folded.config
+        self.eval()
 
     @torch.no_grad()
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """As `ATGNN.forward`: logits ``(B, S)`` in float32."""
         half = self.dtype != torch.float32
-        with torch.autocast(mel.device.type, self.dtype, enabled=half):
+        with torch.autocast(mel.device.type, self.dtype, enabled=half, cache_enabled=False):
             logits: Tensor = self.folded(mel, lengths)
         return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -37,7 +37,7 @@ __all__ = [
     "LabelUpdate",
     "NoLabels",
     "PatchLabelGraph",
-    "in_range",
+    "in_fp16",
     "wide_linear",
 ]
 
@@ -50,25 +50,29 @@ def wide_linear(x: Tensor, linear: nn.Linear) -> Tensor:
     normalisation that divides by large deviations, underflows. In other precisions this is
     `linear`.
     """
-    size = in_range(x)
-    if size is None:
+    if not in_fp16(x):
         out: Tensor = linear(x.to(linear.weight.dtype))  # bf16 where the whole model is
         return out
+    size = _largest(x)
     return functional.linear(at_least_float32(x) / size, linear.weight) * size + linear.bias
 
 
-@torch.no_grad()
-def in_range(*rows: Tensor) -> Tensor | None:
-    """What brings rows ``(..., C)`` into fp16's range: their largest value or 1, ``(..., 1)``.
+def in_fp16(x: Tensor) -> bool:
+    """Whether autocast makes linear maps of x run in float16."""
+    device = x.device.type
+    return (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and torch.get_autocast_dtype(device) == torch.float16
+    )
 
-    None where autocast does not make them fp16. The result of a map does not depend on it but for
-    rounding, so no gradient passes through.
+
+@torch.no_grad()
+def _largest(*rows: Tensor) -> Tensor:
+    """The largest value of each row, or 1: ``(..., C)`` to ``(..., 1)`` float32.
+
+    The result of a map does not depend on it but for rounding, so no gradient passes through.
     """
-    device = rows[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return None
-    if torch.get_autocast_dtype(device) != torch.float16:
-        return None
     sizes = [at_least_float32(x).abs().amax(-1, keepdim=True) for x in rows]
     return torch.stack(sizes).amax(0).clamp(min=1)
 
@@ -78,12 +82,11 @@ class LabelUpdate(GraphUpdate):
 
     def mix(self, x_i: Tensor, extremum: Tensor) -> Tensor:
         """``(B, S, D)`` twice to ``(B, S, D)``."""
-        m_i = self.relation(x_i, extremum)
-        size = in_range(x_i, m_i)
-        if size is None:
+        if not in_fp16(x_i):
             dtype = self.weight.dtype
-            return grouped_linear(x_i.to(dtype), m_i.to(dtype), self.weight, self.bias)
-        none = torch.zeros_like(self.bias)
+            return super().mix(x_i.to(dtype), extremum.to(dtype))
+        m_i = self.relation(x_i, extremum)
+        size, none = _largest(x_i, m_i), torch.zeros_like(self.bias)
         return grouped_linear(x_i / size, m_i / size, self.weight, none) * size + self.bias
 
 
