@@ -54,8 +54,9 @@ def measure_cost(config: ModelConfig, frames: int = 1024) -> Cost:
 def _encoder_macs(model: ATGNN, frames: int) -> int:
     config, macs = model.config, 0
     rows, columns = config.n_mels, frames
+    stem: Any = model.encoder.stem
     conv: Any
-    for conv in model.encoder.stem.convs:
+    for conv in stem.convs:
         rows, columns = ceil_div(rows, conv.stride), ceil_div(columns, conv.stride)
         macs += rows * columns * conv.conv.weight.numel()
     stage: Any

@@ -79,14 +79,17 @@ def _track(
     norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: Tensor, valid: Tensor | None
 ) -> None:
     """Running statistics, with the unbiased variance, as PyTorch's own layer."""
-    if norm.running_mean is None or norm.running_var is None or norm.momentum is None:
+    if norm.running_mean is None or norm.running_var is None:
         return
     assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    share: Any = norm.momentum
+    if share is None:  # the mean of all batches so far
+        share = (1 / norm.num_batches_tracked).to(norm.running_mean.dtype)
     count: Any = rows.shape[0] if valid is None else valid.sum()
     spread = count / (count - 1 + (count == 1))
-    norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), norm.momentum)
-    norm.running_var.lerp_((variance.detach() * spread).to(norm.running_var.dtype), norm.momentum)
-    norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), share)
+    norm.running_var.lerp_((variance.detach() * spread).to(norm.running_var.dtype), share)
 
 
 # ------------------------------------------------------------------ with the kernel

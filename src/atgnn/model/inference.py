@@ -11,9 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from atgnn.errors import ConfigError
+from atgnn.graph.precision import without_autocast
 from atgnn.model.atgnn import ATGNN
-from atgnn.model.layers import BatchNorm, ConvNorm, GraphUpdate, LinearNorm, Relation, Unchanged
-from atgnn.model.patch import AbsolutePosition
+from atgnn.model.layers import (
+    BatchNorm,
+    ConvNorm,
+    GraphUpdate,
+    LinearNorm,
+    Patches,
+    Relation,
+    Unchanged,
+)
 
 __all__ = ["InferenceModel", "best_dtype", "for_inference", "half_is_fast"]
 
@@ -45,8 +53,8 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
 
     Args:
         model: on any device.
-        dtype: torch.float32, torch.bfloat16 or torch.float16 (on an accelerator). Neighbours are
-            ranked and labels speak to one another in float32 in any case.
+        dtype: torch.float32, torch.bfloat16 or torch.float16 (on an accelerator). The stem
+            computes, neighbours are ranked and labels speak to one another in float32 in any case.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ConfigError(f"inference in {dtype}: choose float32, bfloat16 or float16")
@@ -58,11 +66,27 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
             _fold_conv(module)
         elif isinstance(module, GraphUpdate):
             _fold_update(module)
-    for module in folded.modules() if dtype != torch.float32 else ():
-        # The position's too, or its sum with patches would be float32.
-        if isinstance(module, nn.Linear | nn.Conv2d | GraphUpdate | AbsolutePosition):
-            module.to(dtype)
+    if dtype != torch.float32:
+        # All but the stem: a rounding there is a rounding of every distance behind it.
+        folded.encoder.stem = _InFloat32(folded.encoder.stem)
+        for part in (folded.encoder.stages, folded.patch_head, folded.label_branch):
+            for module in part.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d | GraphUpdate):
+                    module.to(dtype)
     return InferenceModel(folded, dtype)
+
+
+class _InFloat32(nn.Module):
+    """The stem without autocast."""
+
+    def __init__(self, stem: nn.Module) -> None:
+        super().__init__()
+        self.stem = stem
+
+    def forward(self, patches: Patches) -> Patches:
+        with without_autocast(patches.x):
+            out: Patches = self.stem(patches)
+        return out
 
 
 def half_is_fast(device: torch.device) -> bool:

@@ -106,18 +106,20 @@ class GridPosition(nn.Module):
     def __init__(self, channels: int, ratio: int) -> None:
         super().__init__()
         self.channels, self.ratio = channels, ratio
-        self._known: dict[tuple[int, int, torch.device], Position] = {}
+        self._known: dict[tuple[int, int, int, int, torch.device], Position] = {}
 
     def forward(self, patches: Patches) -> Position:
         """The two tables of the grid at hand."""
-        key = (*patches.x.shape[1:3], patches.x.device)
-        if key not in self._known:
+        rows, columns = patches.x.shape[1:3]
+        grid = rows, columns, self.ratio, self.channels, patches.x.device
+        if torch.compiler.is_compiling():  # a graph for any length cannot look a length up
+            return grid_position(*grid)
+        if grid not in self._known:
             if len(self._known) == MOST_GRIDS:
                 self._known.clear()
             with torch.inference_mode(False):  # the tables may be used in training later
-                rows, columns, device = key
-                self._known[key] = grid_position(rows, columns, self.ratio, self.channels, device)
-        return self._known[key]
+                self._known[grid] = grid_position(*grid)
+        return self._known[grid]
 
 
 class LegacyPosition(nn.Module):
@@ -262,7 +264,7 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.stem = Stem(config.in_channels, config.stem_widths, config.stem_strides)
+        self.stem: nn.Module = Stem(config.in_channels, config.stem_widths, config.stem_strides)
         rows, columns = config.grid(config.nominal_frames)
         self.position: nn.Module = nn.Identity()
         if config.absolute_position:
