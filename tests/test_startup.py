@@ -1,30 +1,34 @@
-"""Nothing is collected while a command starts, and everything made later is."""
+"""How a command starts: nothing is collected meanwhile, and idle threads soon sleep."""
 
 import gc
+import os
 import subprocess
 import sys
 import textwrap
 
+import pytest
 import torch
 
-from atgnn.startup import without_collections
+from atgnn.startup import quick_start
 
 
-def python(code, *arguments):
+def python(code, *arguments, **environment):
     """What a fresh process prints."""
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True).stdout.split()
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    run = subprocess.run(command, capture_output=True, text=True, env={**kept, **environment})
+    return run.stdout.split()
 
 
 def test_collections_stop_inside_and_go_on_after():
     said = python("""
         import gc, weakref
-        from atgnn.startup import without_collections
+        from atgnn.startup import quick_start
         class Circle:
             def __init__(self):
                 self.self = self
         try:
-            with without_collections():
+            with quick_start():
                 kept = Circle()
                 print(gc.isenabled())
                 raise KeyError
@@ -41,9 +45,28 @@ def test_collections_stop_inside_and_go_on_after():
 def test_a_process_that_is_not_a_command_s_is_left_alone():
     assert torch
     frozen = gc.get_freeze_count()
-    with without_collections():
+    with quick_start():
         assert gc.isenabled()
     assert gc.get_freeze_count() == frozen
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "10000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),  # the user has said how threads wait
+    ],
+)
+def test_idle_threads_soon_sleep(given, expected):
+    code = """
+        import os
+        from atgnn.startup import quick_start
+        with quick_start():
+            pass
+        print(os.environ.get("GOMP_SPINCOUNT"))
+    """
+    assert python(code, **given) == [expected]
 
 
 def test_the_command_starts_that_way(tmp_path):

@@ -223,8 +223,8 @@ for value, index in zip(*scores.topk(5)):
 PHASES = """
 import json, sys, time
 stamps = {"python": time.time()}
-from atgnn.startup import without_collections
-with without_collections():
+from atgnn.startup import quick_start
+with quick_start():
     import numpy, soundfile, soxr
     stamps["numpy, soundfile, soxr"] = time.time()
     import torch

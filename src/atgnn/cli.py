@@ -111,9 +111,9 @@ def tag(
     Without --top and --threshold, the labels that reach the model's own thresholds are shown, or
     the 5 best where it has none.
     """
-    from atgnn.startup import without_collections
+    from atgnn.startup import quick_start
 
-    with without_collections():
+    with quick_start():
         from atgnn.checkpoint import DEFAULT_MODEL
         from atgnn.tagger import Tagger
         from atgnn.terminal import Results, expand, say, show_warnings
