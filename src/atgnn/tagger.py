@@ -128,7 +128,8 @@ class Tagger:
 
         `device` is "cpu", "cuda", "cuda:1", "mps" or "auto" (also None): an accelerator where
         there is one. `precision` is "float32", "bfloat16", "float16" or "auto", the fastest that
-        the device is made for; scores in half precision differ by less than 0.01. Further
+        the device is made for; scores in bfloat16 differ by some thousandths, at most by a few
+        hundredths (`tests/test_precision.py`). Further
         arguments go to `Checkpoint.from_pretrained`.
 
         Raises:
