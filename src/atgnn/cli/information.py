@@ -1,0 +1,71 @@
+"""``atgnn models``, ``recipes`` and ``doctor``: what there is."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from atgnn.cli.base import app
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="One array of objects.")] = False,
+    classes: Annotated[int, typer.Option(min=1, help="Number of labels.")] = 200,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of the input.")] = 1024,
+) -> None:
+    """List the presets with their size and work, and the models that ship."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from atgnn.checkpoint import shipped_models
+    from atgnn.model import preset, preset_names
+    from atgnn.model.cost import measure_cost
+    from atgnn.terminal import models_table
+
+    costs = {
+        name: measure_cost(preset(name, num_labels=classes), frames) for name in preset_names()
+    }
+    if as_json:
+        typer.echo(json.dumps([{"name": name, **asdict(cost)} for name, cost in costs.items()]))
+        return
+    console = Console()
+    console.print(models_table(costs, classes, frames))
+    console.print(f"Models that ship: {', '.join(shipped_models()) or 'none'}", highlight=False)
+
+
+@app.command()
+def recipes() -> None:
+    """List the training recipes that ship."""
+    from atgnn.training.recipe import load_recipe, recipe_names
+
+    for name in recipe_names():
+        typer.echo(f"{name:<20} {load_recipe(name).description}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    build: Annotated[
+        bool, typer.Option("--build", help="Compile the graph kernel (needs a C++ compiler).")
+    ] = False,
+) -> None:
+    """Show what is in use here, and what is missing.
+
+    Graphs are built by the fastest kernel there is; the environment variable ATGNN_KERNEL chooses
+    another: plain, base, avx2 or avx512.
+    """
+    from rich.console import Console
+
+    from atgnn.doctor import examine
+    from atgnn.graph.kernels.cpu import build as build_kernel
+    from atgnn.terminal import doctor_table, say
+
+    if build:
+        say(f"the graph kernel is in {build_kernel()}")
+    report = examine()
+    if as_json:
+        typer.echo(json.dumps(report.to_dict()))
+    else:
+        Console(highlight=False).print(doctor_table(report))
