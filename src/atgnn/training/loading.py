@@ -196,6 +196,8 @@ class ClipDataset:
     def _varied(
         self, wave: np.ndarray, settings: AugmentSettings, rng: np.random.Generator
     ) -> Sound:
+        if settings.trim_silence:
+            wave = augment.trim(wave)
         if settings.roll and rng.random() < settings.roll:
             wave = augment.roll(wave, rng)
         if settings.crop_seconds is not None:

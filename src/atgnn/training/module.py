@@ -15,6 +15,7 @@ from atgnn.model import ATGNN
 from atgnn.training.augment import mask_features, shift_frequency
 from atgnn.training.loading import Batch
 from atgnn.training.recipe import OptimSettings, Recipe
+from atgnn.training.spectral import vary_features
 
 __all__ = ["TaggingModule", "learning_rate_factor", "masked_loss"]
 
@@ -75,13 +76,17 @@ class TaggingModule(lightning.LightningModule):
         """
         known = None if batch.equal else batch.lengths
         features, lengths = self.front_end.log_mel(batch.wave(), known)
-        features, lengths = self.front_end.pad_or_cut(features, lengths)
         if augmented:
             settings, generator = self.recipe.augment, torch.default_generator
+            features, lengths = vary_features(features, lengths, settings, generator)
+        features, lengths = self.front_end.pad_or_cut(features, lengths)
+        if augmented:
             if settings.frequency_shift:
                 features = shift_frequency(features, settings.frequency_shift, generator)
             features = mask_features(features, lengths, settings, generator)
         equal = self._frames_of(batch.shortest) == features.shape[1]
+        if augmented and self.recipe.augment.stretch and not self.front_end.config.pad_to_frames:
+            equal = False
         lengths_or_none = None if equal else lengths
         return self.front_end.normalise(features, lengths_or_none), lengths_or_none
 

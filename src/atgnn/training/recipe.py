@@ -73,6 +73,7 @@ class AugmentSettings(_Settings):
     fill: float = Field(
         0.0, ge=0, le=1, description="share of shorter clips filled up: repeated or in silence"
     )
+    trim_silence: bool = Field(False, description="cut digital silence off both ends first")
     gain_db: float = Field(0.0, ge=0, description="level changes by up to this much either way")
     roll: float = Field(0.0, ge=0, le=1, description="share of clips shifted in time, cyclically")
     mixup_probability: float = Field(0.5, ge=0, le=1)
@@ -81,6 +82,11 @@ class AugmentSettings(_Settings):
     time_mask: int = Field(192, ge=0, description="widest mask, in frames")
     masks: int = Field(1, ge=0, description="masks of each kind")
     frequency_shift: int = Field(0, ge=0, description="shift up or down by up to so many mel bins")
+
+    stretch: float = Field(0.0, ge=0, le=1, description="faster or slower by up to this factor - 1")
+    equalise_db: float = Field(0.0, ge=0, description="colour by up to this much either way")
+    noise: float = Field(0.0, ge=0, le=1, description="share of clips with hiss behind them")
+    band_limit: float = Field(0.0, ge=0, le=1, description="share of clips with a narrower band")
 
     @model_validator(mode="after")
     def _shortest_is_shorter(self) -> "AugmentSettings":
