@@ -9,7 +9,7 @@ import atgnn
 
 ROOT = Path(atgnn.__file__).parent
 FLOORS = [
-    {"errors", "memory", "startup"},
+    {"errors", "files", "memory", "startup"},
     {"audio", "frontend", "labels"},
     {"graph", "metrics", "tags"},
     {"model", "data"},

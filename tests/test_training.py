@@ -400,10 +400,10 @@ def test_the_best_epoch_is_kept_and_reported(sounds, tmp_path):
 def test_an_undefined_metric_is_never_the_best():
     from types import SimpleNamespace as Record
 
-    from atgnn.training.run import _headline
+    from atgnn.training.keeper import headline_of
 
     def headline(accuracy, mean_ap):
-        return _headline(Record(metrics=Record(accuracy=accuracy, mean_ap=mean_ap)))
+        return headline_of(Record(metrics=Record(accuracy=accuracy, mean_ap=mean_ap)))
 
     assert headline(None, math.nan) is None
     assert headline(None, 0.5) == 0.5

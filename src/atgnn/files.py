@@ -1,0 +1,45 @@
+"""Files that are whole whenever somebody looks: the old content or the new one, never a part."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["replacing", "write_text"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write the new content to; it takes the place of `path` at the end.
+
+    What was written is on the disk before the old content goes. An error or a full disk leaves the
+    old file as it was and nothing beside it; after a power cut it is the one or the other.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield scratch
+        with scratch.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the folder's list of names on the disk, where the system has such a thing."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems refuse; the names are then theirs to keep
+        pass
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a crash leaves the old one or the new one."""
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
