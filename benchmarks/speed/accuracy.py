@@ -85,14 +85,18 @@ def _rows(
 
 
 def accuracies(folder: Path = KEPT) -> dict[str, tuple[float, int]]:
-    """Accuracy over all kept folds, and number of clips, by preset."""
-    right: dict[str, list[bool]] = {}
-    for predictions in sorted(folder.rglob("predictions.csv")):
-        about = json.loads((predictions.parent / "model" / "config.json").read_text())
+    """Accuracy over all folds of a preset's best row with kept weights, and clips, by preset."""
+    right: dict[tuple[str, str], list[bool]] = {}
+    for predictions in sorted(folder.glob("*/seed*/fold*.csv")):
+        config = predictions.with_suffix("") / "config.json"
+        if not config.is_file():
+            continue
+        preset = _preset_of(json.loads(config.read_text())["model"])
         with open(predictions, newline="", encoding="utf-8") as file:
             rows = [row["category"] == row["predicted"] for row in csv.DictReader(file)]
-        right.setdefault(_preset_of(about["model"]), []).extend(rows)
-    return {name: (sum(rows) / len(rows), len(rows)) for name, rows in right.items()}
+        right.setdefault((preset, predictions.parents[1].name), []).extend(rows)
+    found = sorted((sum(rows) / len(rows), len(rows), name) for (name, _), rows in right.items())
+    return {name: (accuracy, clips) for accuracy, clips, name in found}
 
 
 def _preset_of(model: dict[str, Any]) -> str:
