@@ -167,8 +167,9 @@ def report(args: argparse.Namespace) -> None:
         for seed in sorted(HERE.glob(f"{row}/seed*"), key=lambda path: int(path.name[4:])):
             parts = [read_record(path) for path in sorted(seed.glob("fold*.csv"))]
             folds = " ".join(f"{accuracy(part):.4f}" for part in parts)
-            rows += sum(parts, [])
-            print(f"{row}, {seed.name}: {accuracy(sum(parts, [])):.4f}  (folds {folds})")
+            whole = [one for part in parts for one in part]
+            rows += whole
+            print(f"{row}, {seed.name}: {accuracy(whole):.4f}  (folds {folds})")
         right = np.array([one["category"] == one["predicted"] for one in rows], dtype=float)
         authors = np.array([one["author"].strip().lower() for one in rows])
         interval = cluster_interval(right, authors, generator=np.random.default_rng(0))
