@@ -9,12 +9,14 @@ import atgnn
 
 ROOT = Path(atgnn.__file__).parent
 FLOORS = [
-    {"errors", "files", "memory", "startup"},
+    {"errors", "memory", "startup"},
+    {"files"},
     {"audio", "frontend", "labels"},
     {"graph", "metrics", "tags"},
     {"model", "data"},
     {"checkpoint"},
     {"tagger", "doctor"},
+    {"scoring"},
     {"evaluate", "training"},
     {"terminal"},
     {"cli"},

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AtgnnError",
+    "AtgnnWarning",
     "AudioError",
     "CheckpointError",
     "ClipsError",
@@ -26,6 +27,10 @@ __all__ = [
 
 class AtgnnError(ValueError):
     """Something the user gave is not what was expected."""
+
+
+class AtgnnWarning(UserWarning):
+    """What the user gave is used, but not quite as it was given; one line, like our errors."""
 
 
 class AudioError(AtgnnError):

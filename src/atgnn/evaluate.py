@@ -17,7 +17,8 @@ from atgnn.data.clips import Clips
 from atgnn.errors import ClipsError
 from atgnn.labels import Ontology, Vocabulary
 from atgnn.metrics import Interval, Metrics, cluster_interval, evaluate_scores
-from atgnn.tagger import Excerpt, Scores, Tagger
+from atgnn.scoring import ScoreTable
+from atgnn.tagger import Tagger
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -125,7 +126,7 @@ def evaluate(
         _refuse(ignored, vocabulary)
     exclusive = tagger.checkpoint.activation == "softmax"
     targets = clips.targets(vocabulary, None if exclusive else Ontology.audioset(), outside="drop")
-    scores = _scores(tagger, clips, batch_size, progress)
+    scores = ScoreTable.of(tagger, clips, batch_size=batch_size, progress=progress).values
     single = bool((targets.sum(axis=1) == 1).all())  # an unknown cell makes the sum NaN
     metrics = evaluate_scores(targets, scores, vocabulary.names, single_label=single)
     interval = None
@@ -161,23 +162,6 @@ def choose_clips(
 
 def _values(clips: Clips, column: str) -> str:
     return ", ".join(sorted({str(value) for value in clips.column(column)}))
-
-
-def _scores(
-    tagger: Tagger,
-    clips: Clips,
-    batch_size: int | None,
-    progress: Callable[[int], None] | None,
-) -> np.ndarray:
-    """Mean scores (N, L) of all clips."""
-    excerpts = (Excerpt(clip.path, clip.start, clip.end) for clip in clips)
-    rows = []
-    for result in tagger.score_many(excerpts, batch_size=batch_size):
-        assert isinstance(result, Scores)
-        rows.append(result.mean)
-        if progress is not None:
-            progress(len(rows))
-    return np.stack(rows)
 
 
 def _unknown_labels(clips: Clips, vocabulary: Vocabulary) -> tuple[str, ...]:

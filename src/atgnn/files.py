@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_text"]
+from atgnn.errors import AtgnnError
+
+__all__ = ["check_new", "new_file", "replacing", "write_text"]
 
 
 @contextmanager
@@ -43,3 +45,29 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that a crash leaves the old one or the new one."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def check_new(path: str | os.PathLike[str], force: bool = False) -> Path:
+    """The path, if nothing is there or it may be replaced.
+
+    Commands ask this before they compute. Raises `AtgnnError` where something is there.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        raise AtgnnError(f"{path} exists: give another name, or --force to replace it")
+    return path
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str], force: bool = False) -> Iterator[Path]:
+    """As `replacing`, for a result that the user named: its folders are made.
+
+    Raises `AtgnnError` where something is there already, or the place cannot be written.
+    """
+    path = check_new(path, force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as scratch:
+            yield scratch
+    except OSError as error:
+        raise AtgnnError(f"{path} cannot be written ({error.strerror or error})") from None

@@ -45,10 +45,12 @@ def say(message: object, kind: str = "") -> None:
 def show_warnings() -> None:
     """From now on, our warnings are one line each on stderr, and others as Python has them."""
     from atgnn.audio import AudioWarning
+    from atgnn.errors import AtgnnWarning
     from atgnn.graph.operator import KernelWarning
     from atgnn.tagger import BandWarning
 
-    ours, plain = (AudioWarning, BandWarning, KernelWarning), warnings.showwarning
+    ours = (AudioWarning, BandWarning, KernelWarning, AtgnnWarning)
+    plain = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, ours):

@@ -10,7 +10,14 @@ from typer.core import TyperGroup
 from atgnn import __version__
 from atgnn.errors import AtgnnError, AudioError
 
-__all__ = ["BatchOption", "DeviceOption", "ModelOption", "PrecisionOption", "app"]
+__all__ = [
+    "BatchOption",
+    "DeviceOption",
+    "ForceOption",
+    "ModelOption",
+    "PrecisionOption",
+    "app",
+]
 
 
 class Commands(TyperGroup):
@@ -58,6 +65,7 @@ BatchOption = Annotated[
     int | None,
     typer.Option(min=1, help="Windows that go through the network together."),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,304 @@
+"""Scores of clips in one file: for enhancement, distillation, ensembles, thresholds, evaluation.
+
+A score file is a Parquet table with a row per clip, in the order of the clips that were scored:
+
+    path     text, as the table of clips has it
+    start    seconds; 0 where the row is a whole file
+    end      seconds; NaN is the end of the file
+    ...      a float32 column for each label, named after it: its probability
+
+The schema's metadata hold, under the key ``atgnn_scores``, JSON with the labels in order, the
+activation and what made the scores. So every tool that reads Parquet reads it.
+
+N clips, L labels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from atgnn.checkpoint import Checkpoint
+from atgnn.data.clips import Clips
+from atgnn.data.store import SCALE, PackedWaveforms
+from atgnn.errors import AtgnnError, AtgnnWarning, MissingExtraError, did_you_mean
+from atgnn.files import new_file
+from atgnn.tagger import Excerpt, Scores, Taggable, Tagger
+from atgnn.tags import Failure
+
+__all__ = ["ScoreTable", "ScoresError"]
+
+FORMAT, VERSION, KEY = "atgnn scores", 1, b"atgnn_scores"
+PLACE = ("path", "start", "end")  # columns that say which clip
+
+
+class ScoresError(AtgnnError):
+    """A score file is damaged, or lacks rows or labels that are asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """The probability of every label in every clip.
+
+    Attributes:
+        paths: text, N of them.
+        starts, ends: float64 (N,), seconds; an end of NaN is the file's.
+        labels: L names.
+        values: float32 (N, L), from 0 to 1.
+        activation: "sigmoid" for independent labels, "softmax" where they add up to 1.
+        source: what made the scores, for people.
+    """
+
+    paths: tuple[str, ...]
+    starts: np.ndarray
+    ends: np.ndarray
+    labels: tuple[str, ...]
+    values: np.ndarray
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises `ScoresError` for parts that do not fit and for what is no probability."""
+        for name, kind in (("starts", np.float64), ("ends", np.float64), ("values", np.float32)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), kind))
+        for name in ("paths", "labels"):
+            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+        clips, labels = len(self.paths), len(self.labels)
+        if self.values.shape != (clips, labels) or not len(self.starts) == len(self.ends) == clips:
+            raise ScoresError(
+                f"scores of shape {self.values.shape} with {len(self.starts)} starts and "
+                f"{len(self.ends)} ends do not fit {clips} clips and {labels} labels"
+            )
+        if not labels or len(set(self.labels)) < labels or set(self.labels) & set(PLACE):
+            raise ScoresError(
+                f"labels of scores must be there, distinct, and not {', '.join(PLACE)}"
+            )
+        if self.activation not in ("sigmoid", "softmax"):
+            raise ScoresError(f"activation {self.activation!r}: expected sigmoid or softmax")
+        with np.errstate(invalid="ignore"):
+            bad = ~((self.values >= 0) & (self.values <= 1))
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise ScoresError(
+                f"{int(bad.sum())} of {bad.size} scores are not between 0 and 1, the first is "
+                f"{self.values[row, column]:g} for {self.labels[column]} in {self.paths[row]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    # ------------------------------------------------------------------ made
+
+    @classmethod
+    def of(
+        cls,
+        model: Tagger | Checkpoint,
+        clips: Clips | PackedWaveforms,
+        *,
+        device: str | None = None,
+        batch_size: int | None = None,
+        source: str = "",
+        progress: Callable[[int], None] | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
+    ) -> ScoreTable:
+        """What a model says of every clip: the scores of `atgnn tag`, without augmentation.
+
+        A clip that cannot be read is an error, or, with `on_failure`, reported there and left
+        out. `progress` is told the number of clips done.
+
+        Raises:
+            AudioError: a clip cannot be read.
+            ScoresError: there are no clips, or none can be read.
+        """
+        tagger = model if isinstance(model, Tagger) else Tagger(model, device)
+        table = clips.clips if isinstance(clips, PackedWaveforms) else clips
+        rows, values = [], []
+        results = tagger.score_many(
+            _sources(clips),
+            batch_size=batch_size,
+            on_error="raise" if on_failure is None else "collect",
+        )
+        for row, result in enumerate(results):
+            if isinstance(result, Scores):
+                rows.append(row)
+                values.append(result.mean)
+            elif on_failure is not None:
+                on_failure(Failure(str(table.paths[row]), result.error))
+            if progress is not None:
+                progress(row + 1)
+        if not rows:
+            raise ScoresError(f"none of {len(table)} clips could be scored")
+        paths, starts, ends = _places(table)
+        return cls(
+            tuple(paths[row] for row in rows),
+            starts[rows],
+            ends[rows],
+            tagger.labels,
+            np.stack(values),
+            tagger.checkpoint.activation,
+            source,
+        )
+
+    # ------------------------------------------------------------------ in and out
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> ScoreTable:
+        """Read what `write` wrote. Raises `ScoresError` for a file that is anything else."""
+        path, parquet = Path(path), _parquet()
+        if not path.is_file():
+            raise ScoresError(f"no score file {path}: `atgnn score MODEL CLIPS --out {path}`")
+        try:
+            table = parquet.read_table(path)
+        except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+            detail = (str(error).splitlines() or ["damaged"])[0]
+            raise ScoresError(f"{path} is not a readable Parquet file: {detail}") from None
+        about = _about(path, table.schema.metadata or {})
+        labels = tuple(about["labels"])
+        missing = [name for name in (*PLACE, *labels) if name not in table.column_names]
+        if missing:
+            raise ScoresError(f"{path} lacks the column {missing[0]}: score the clips again")
+        columns = [table[name].to_numpy() for name in labels]
+        try:
+            return cls(
+                tuple(table["path"].to_pylist()),
+                table["start"].to_numpy(),
+                table["end"].to_numpy(),
+                labels,
+                np.stack(columns, axis=1),
+                about.get("activation", "sigmoid"),
+                about.get("source", ""),
+            )
+        except ScoresError as error:
+            raise ScoresError(f"{path}: {error}") from None
+
+    def write(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Write the file, whole or not at all.
+
+        Raises `AtgnnError` where something is there (and not `force`) or nothing can be written.
+        """
+        parquet = _parquet()
+        import pyarrow
+
+        columns = {"path": list(self.paths), "start": self.starts, "end": self.ends}
+        columns |= {name: self.values[:, i] for i, name in enumerate(self.labels)}
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "labels": self.labels,
+            "activation": self.activation,
+            "source": self.source,
+        }
+        table = pyarrow.table(columns).replace_schema_metadata({KEY: json.dumps(about)})
+        with new_file(path, force) as scratch:
+            parquet.write_table(table, scratch)
+        return Path(path)
+
+    # ------------------------------------------------------------------ used
+
+    def aligned(self, clips: Clips, names: Sequence[str]) -> np.ndarray:
+        """The scores of these clips for these labels, float32 (len(clips), len(names)).
+
+        A row is found by its path, start and end; where the sounds have moved since, by the file's
+        name in place of its path, if all clips and all rows are distinct by it (`AtgnnWarning`).
+
+        Raises:
+            ScoresError: clips or labels that have no scores.
+        """
+        rows = self._rows(clips)
+        return self.values[np.ix_(rows, self._columns(names))]
+
+    def _columns(self, names: Sequence[str]) -> list[int]:
+        place = {name: column for column, name in enumerate(self.labels)}
+        missing = [name for name in names if name not in place]
+        if missing:
+            raise ScoresError(
+                f"the scores lack {len(missing)} of {len(names)} labels, the first is "
+                f"{missing[0]!r}{did_you_mean(missing[0], self.labels)}; they are of "
+                f"{self.source or 'a model'} with {len(place)} labels: score with a model that "
+                "knows them"
+            )
+        return [place[name] for name in names]
+
+    def _rows(self, clips: Clips) -> list[int]:
+        wanted = list(_keys(*_places(clips), resolve=True))
+        place = self._index(_keys(self.paths, self.starts, self.ends, resolve=True))
+        missing = [row for row, key in enumerate(wanted) if key not in place]
+        if not missing:
+            return [place[key] for key in wanted]
+        by_name = list(_keys(*_places(clips), resolve=False))
+        names = list(_keys(self.paths, self.starts, self.ends, resolve=False))
+        if len(set(names)) == len(names) and len(set(by_name)) == len(set(wanted)):
+            found = {name: row for row, name in enumerate(names)}
+            if all(name in found for name in by_name):
+                warnings.warn(
+                    f"scores are matched by file name: {wanted[missing[0]][0]} was scored as "
+                    f"{self.paths[found[by_name[missing[0]]]]}",
+                    AtgnnWarning,
+                    stacklevel=3,
+                )
+                return [found[name] for name in by_name]
+        raise ScoresError(
+            f"{len(missing)} of {len(clips)} clips have no scores, the first is "
+            f"{clips.paths[missing[0]]}: score this table of clips"
+        )
+
+    def _index(self, keys: Iterable[Any]) -> dict[Any, int]:
+        place: dict[Any, int] = {}
+        for row, key in enumerate(keys):
+            first = place.setdefault(key, row)
+            if first != row and not np.array_equal(self.values[first], self.values[row]):
+                raise ScoresError(f"{self.paths[row]} is listed twice, with different scores")
+        return place
+
+
+def _sources(clips: Clips | PackedWaveforms) -> Iterable[Taggable]:
+    """What to hand to a tagger for each row; packed samples are taken from their file."""
+    if isinstance(clips, PackedWaveforms):
+        return ((clips[row] * np.float32(SCALE), clips.rate) for row in range(len(clips)))
+    return (Excerpt(clip.path, clip.start, clip.end) for clip in clips)
+
+
+def _places(clips: Clips) -> tuple[list[str], np.ndarray, np.ndarray]:
+    table = clips.table
+    starts, ends = (table[name].to_numpy(float) for name in ("start", "end"))
+    return [str(path) for path in table["path"]], starts, ends
+
+
+def _keys(
+    paths: Sequence[str], starts: np.ndarray, ends: np.ndarray, *, resolve: bool
+) -> Iterable[tuple[str, float, float]]:
+    """Path (resolved, else the file's name), start and end of every row, to the millisecond."""
+    places = map(os.path.realpath if resolve else os.path.basename, paths)
+    rounded = np.round(starts, 3), np.round(np.nan_to_num(ends, nan=-1.0), 3)
+    return zip(places, *(part.tolist() for part in rounded), strict=True)
+
+
+def _about(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """What the schema says of the scores."""
+    try:
+        about = json.loads(metadata.get(KEY, b"null"))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or about.get("format") != FORMAT or "labels" not in about:
+        raise ScoresError(f"{path} is a Parquet file, but not one of scores (`atgnn score`)")
+    if about.get("version") != VERSION:
+        raise ScoresError(
+            f"{path} has version {about.get('version')} of score files, this atgnn reads "
+            f"{VERSION}: score the clips again, or install a matching version"
+        )
+    return about
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError.of("pyarrow", "train", "a score file") from None
+    return pyarrow.parquet
