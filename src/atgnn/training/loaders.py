@@ -5,6 +5,7 @@ from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.training.division import Division
 from atgnn.training.loading import ClipDataset, EpochSampler, Loader, Waveforms
 from atgnn.training.recipe import Recipe
+from atgnn.training.sampling import balanced_weights
 
 __all__ = ["make_loaders"]
 
@@ -20,7 +21,8 @@ def make_loaders(recipe: Recipe, division: Division) -> tuple[Loader, Loader | N
         waveforms(division.train), division.train_targets, recipe.augment, recipe.seed
     )
     batch_size = min(recipe.optim.batch_size, len(training))
-    sampler = EpochSampler(len(training), recipe.seed)
+    weights = balanced_weights(division.train_targets) if recipe.data.balanced else None
+    sampler = EpochSampler(len(training), recipe.seed, weights)
     first = Loader(training, batch_size, recipe.workers, sampler)
     if division.validation is None or division.validation_targets is None:
         return first, None

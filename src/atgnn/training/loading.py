@@ -3,8 +3,8 @@
 Samples stay 16-bit integers until they are on the training device: half the bytes to copy, and
 mixing there is one multiplication and addition. Here each clip is copied once, into its batch.
 
-Every random draw is a function of seed, epoch and the clip's place in the table, so that an
-interrupted run repeats an epoch exactly as it would have been.
+Every random draw is a function of seed, epoch, the clip's place in the table and how often it has
+come before in the epoch, so that an interrupted run repeats an epoch exactly as it would have been.
 
 B clips, M of them mixed with a partner, S samples, L labels.
 """
@@ -22,7 +22,7 @@ from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, PackedWaveforms, decode
 from atgnn.errors import ClipsError
-from atgnn.training import augment
+from atgnn.training import augment, sampling
 from atgnn.training.recipe import AugmentSettings
 
 __all__ = [
@@ -176,11 +176,15 @@ class ClipDataset:
         return len(self.waveforms)
 
     def __getitem__(self, index: int) -> Item:
+        return self.item(index)
+
+    def item(self, index: int, repeat: int = 0) -> Item:
+        """A clip; where it comes again in an epoch, with other draws for each `repeat`."""
         wave, target = self.waveforms[index], self.targets[index]
         settings = self.augment
         if settings is None:
             return Item(Sound(wave, SCALE), target)
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        rng = np.random.default_rng((self.seed, self.epoch, index, repeat))
         sound = self._varied(wave, settings, rng)
         if rng.random() >= settings.mixup_probability:
             return Item(sound, target)
@@ -214,21 +218,29 @@ class ClipDataset:
 
 
 class EpochSampler:
-    """All clips once, in an order that is a function of seed and epoch."""
+    """The order of an epoch, a function of the seed and its number.
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+    All clips once, or, with `weights` (N,), so many draws in proportion to them (`sampling.py`).
+    """
+
+    def __init__(self, size: int, seed: int, weights: np.ndarray | None = None) -> None:
+        self.size, self.seed, self.epoch, self.weights = size, seed, 0, weights
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle afresh."""
+        """Shuffle or draw afresh."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.size
 
+    def order(self) -> np.ndarray:
+        """Places of the clips in the table, int64 (N,)."""
+        if self.weights is None:
+            return sampling.shuffled_order(self.size, self.seed, self.epoch)
+        return sampling.balanced_order(self.weights, self.seed, self.epoch)
+
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        return iter(order.tolist())
+        return iter(self.order().tolist())
 
 
 class Loader:
@@ -262,9 +274,11 @@ class Loader:
         return whole + (rest > 0 and (self._sampler is None or whole == 0))
 
     def __iter__(self) -> Iterator[Batch]:
-        order = list(range(len(self.dataset)) if self._sampler is None else self._sampler)
+        sampler = self._sampler
+        order = np.arange(len(self.dataset)) if sampler is None else sampler.order()
+        draws = list(zip(order.tolist(), sampling.repeats(order).tolist(), strict=True))
         chosen = [
-            order[self.batch_size * number : self.batch_size * (number + 1)]
+            draws[self.batch_size * number : self.batch_size * (number + 1)]
             for number in range(len(self))
         ]
         if not self.workers:
@@ -273,8 +287,8 @@ class Loader:
         with closing(map_ahead(self._load, chosen, self.workers, 2 * self.workers)) as batches:
             yield from batches
 
-    def _load(self, indices: list[int]) -> Batch:
-        return collate([self.dataset[index] for index in indices], self._pinned)
+    def _load(self, draws: list[tuple[int, int]]) -> Batch:
+        return collate([self.dataset.item(*draw) for draw in draws], self._pinned)
 
 
 def collate(items: Sequence[Item], pinned: bool = False) -> Batch:

@@ -52,6 +52,9 @@ class DataSettings(_Settings):
     validation_share: float = Field(
         0.1, ge=0, lt=1, description="held out by author where `validation` names no rows"
     )
+    balanced: bool = Field(
+        False, description="draw clips by the rarity of their labels instead of each once an epoch"
+    )
     cache_gigabytes: float = Field(4.0, ge=0, description="decoded sound kept in memory")
 
     @model_validator(mode="before")
