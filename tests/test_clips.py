@@ -268,7 +268,7 @@ def test_bad_places_are_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def first_edition():
-    path = REPOSITORY / "benchmarks" / "first_edition" / "clips.py"
+    path = REPOSITORY / "benchmarks" / "everyday" / "clips.py"
     spec = importlib.util.spec_from_file_location("first_edition_clips", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,8 +1,8 @@
 """Make the model that ships, first edition, and measure it.
 
-    python benchmarks/first_edition/make.py validate --data SHARED_DATA --out RUNS
-    python benchmarks/first_edition/make.py final    --data SHARED_DATA --out RUNS
-    python benchmarks/first_edition/make.py check    --data SHARED_DATA --out RUNS
+    python benchmarks/everyday/make.py validate --data SHARED_DATA --out RUNS
+    python benchmarks/everyday/make.py final    --data SHARED_DATA --out RUNS
+    python benchmarks/everyday/make.py check    --data SHARED_DATA --out RUNS
 
 Folds are divided by author over all collections (see clips.py). `validate` trains on folds 3 to 5
 and validates on fold 2: there, settings are chosen and the thresholds are set. `final` trains on
@@ -138,7 +138,7 @@ def note_look(report: Report, settings: list[str]) -> None:
                 TEST,
                 what,
                 f"{report.metrics.mean_ap:.4f}",
-                "python benchmarks/first_edition/make.py final",
+                "python benchmarks/everyday/make.py final",
             ]
         )
 
@@ -173,7 +173,7 @@ def package(
             f"On the validation fold the same recipe, trained on one fold less, had mAP "
             f"{validation['mAP']:.4f}; the thresholds were set there."
         ),
-        command="python benchmarks/first_edition/make.py final --data SHARED_DATA --out RUNS",
+        command="python benchmarks/everyday/make.py final --data SHARED_DATA --out RUNS",
         notes=("## Average precision per label, unheard authors", "\n".join(per_class)),
     )
     Checkpoint(
