@@ -15,6 +15,7 @@ FLOORS = [
     {"graph", "metrics", "tags"},
     {"model", "data"},
     {"checkpoint"},
+    {"encoder"},
     {"tagger", "doctor"},
     {"scoring"},
     {"evaluate", "training"},

@@ -15,19 +15,30 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from atgnn import __version__
 from atgnn.errors import CheckpointError, describe_error
+from atgnn.files import replacing_folder
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN, ModelConfig
 from atgnn.model.empty import empty_model
 from atgnn.model.label import LabelBranch
 
-__all__ = ["DEFAULT_MODEL", "FORMAT_VERSION", "Checkpoint", "Provenance", "shipped_models"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "ENCODER_FORMAT",
+    "FORMAT_VERSION",
+    "Checkpoint",
+    "Provenance",
+    "read_weights",
+    "shipped_models",
+]
 
 FORMAT_VERSION = 1
 DEFAULT_MODEL = "everyday-mini"
+ENCODER_FORMAT: Literal["atgnn encoder"] = "atgnn encoder"  # of `atgnn.encoder`, for its refusal
 _SHIPPED = Path(__file__).parent / "pretrained"
 _FILES = ("config.json", "model.safetensors", "README.md")
 ATTRIBUTION = "ATTRIBUTION.csv"  # may lie beside them
@@ -141,14 +152,8 @@ class Checkpoint:
             raise CheckpointError(
                 f"{folder} exists and is not a checkpoint: choose another name, nothing was written"
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-            new = Path(scratch) / "new"
-            new.mkdir()
+        with replacing_folder(folder) as new:
             self._write(new, half)
-            if folder.exists():
-                os.replace(folder, Path(scratch) / "old")
-            os.replace(new, folder)
         return folder
 
     def _write(self, folder: Path, half: bool) -> None:
@@ -361,6 +366,12 @@ def _read_description(path: Path) -> _Description:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
+    if isinstance(content, dict) and content.get("format") == ENCODER_FORMAT:
+        raise CheckpointError(
+            f"{path.parent} is an encoder without labels and names no sounds: train a "
+            f"tagger from it: `atgnn train folder --clips SOUNDS --out RUN "
+            f"--set init={path.parent}`"
+        )
     version = content.get("format_version") if isinstance(content, dict) else None
     if version is None:
         raise CheckpointError(f"{path} is not an ATGNN configuration: it has no format_version")
@@ -376,6 +387,13 @@ def _read_description(path: Path) -> _Description:
 
 
 def _read_weights(model: ATGNN, path: Path) -> None:
+    read_weights(model, path)
+    if isinstance(model.label_branch, LabelBranch) and model.config.shared_adjacency:
+        model.label_branch.share_adjacency()
+
+
+def read_weights(model: nn.Module, path: Path) -> None:
+    """Fill a module, empty ones too, from a safetensors file of exactly its tensors."""
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -393,5 +411,3 @@ def _read_weights(model: ATGNN, path: Path) -> None:
         if value.is_floating_point():
             weights[name] = value.float()
     model.load_state_dict(weights, assign=True)
-    if isinstance(model.label_branch, LabelBranch) and model.config.shared_adjacency:
-        model.label_branch.share_adjacency()

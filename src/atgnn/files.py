@@ -1,13 +1,14 @@
 """Files that are whole whenever somebody looks: the old content or the new one, never a part."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from atgnn.errors import AtgnnError
 
-__all__ = ["check_new", "new_file", "replacing", "write_text"]
+__all__ = ["check_new", "new_file", "replacing", "replacing_folder", "write_text"]
 
 
 @contextmanager
@@ -26,6 +27,22 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         scratch.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` to fill; it takes the place of `folder` at the end.
+
+    An error or a crash leaves the old folder as it was.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        new = Path(scratch) / "new"  # with the usual permissions; the scratch folder has none
+        new.mkdir()
+        yield new
+        if folder.exists():
+            os.replace(folder, Path(scratch) / "old")
+        os.replace(new, folder)
 
 
 def _sync_folder(folder: Path) -> None:
