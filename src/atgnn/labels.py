@@ -134,6 +134,12 @@ class Vocabulary(Sequence[Label]):
         return _packaged_vocabulary("fsd50k_labels.csv")
 
     @classmethod
+    def named(cls, name: str) -> Vocabulary:
+        """``audioset``, ``fsd50k``, or the label file of that name (`from_csv`)."""
+        shipped = {"audioset": cls.audioset, "fsd50k": cls.fsd50k}
+        return shipped[name]() if name in shipped else cls.from_csv(name)
+
+    @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Vocabulary:
         """The inverse of `to_dict`. Raises `LabelError` for another shape of data."""
         entries = data.get("labels") if isinstance(data, Mapping) else None

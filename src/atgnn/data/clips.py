@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from atgnn.errors import AtgnnError, AudioError, ClipsError, LabelError, MissingExtraError
+from atgnn.files import new_file
 from atgnn.labels import Ontology, Vocabulary
 
 if TYPE_CHECKING:
@@ -284,7 +285,7 @@ class Clips(Sequence[Clip]):
         return Clips(self.table.iloc[chosen.astype(int)])
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write a CSV or Parquet table (by suffix) that `read` reads back.
+        """Write a CSV or Parquet table (by suffix) that `read` reads back, whole or not at all.
 
         Files below the table's folder are written relative to it, others absolute.
         """
@@ -302,11 +303,11 @@ class Clips(Sequence[Clip]):
                     f"a label contains {SEPARATOR!r}, which separates labels: rename it"
                 )
             table[name] = [SEPARATOR.join(labels) for labels in table[name]]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".parquet":
-            table.to_parquet(path, index=False)
-        else:
-            table.to_csv(path, index=False, sep=_delimiter(path), lineterminator="\n")
+        with new_file(path, force=True) as scratch:
+            if path.suffix == ".parquet":
+                table.to_parquet(scratch, index=False)
+            else:
+                table.to_csv(scratch, index=False, sep=_delimiter(path), lineterminator="\n")
         return path
 
     def __len__(self) -> int:

@@ -116,8 +116,4 @@ def _hold_out(clips: Clips, chosen: np.ndarray, share: float, seed: int) -> np.n
 def _vocabulary(settings: DataSettings, clips: Clips) -> Vocabulary:
     if settings.vocabulary is None:
         return clips.vocabulary()
-    if settings.vocabulary == "audioset":
-        return Vocabulary.audioset()
-    if settings.vocabulary == "fsd50k":
-        return Vocabulary.fsd50k()
-    return Vocabulary.from_csv(settings.vocabulary)
+    return Vocabulary.named(settings.vocabulary)
