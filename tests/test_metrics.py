@@ -166,6 +166,7 @@ def test_to_dict_is_strict_json():
         "auc": 1.0,
         "positives": 1,
         "known": 2,
+        "independent": None,
     }
     assert again["per_class"][1]["auc"] is None
 
