@@ -41,6 +41,7 @@ __all__ = [
     "load",
     "probe",
     "stream",
+    "walk_sounds",
 ]
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | tuple[np.ndarray, int]
@@ -159,18 +160,37 @@ def find_sounds(folder: str | os.PathLike[str]) -> list[Path]:
 
     AudioError when it is not a folder or holds no sounds.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        problem = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise AudioError(f"{_printable(folder)}: {problem}")
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in files if is_sound(name) and not name.startswith(".")]
+    found = [Path(path) for path in walk_sounds(folder)]
     if not found:
         endings = ".wav, .flac, .ogg, .mp3, .m4a and the like"
         raise AudioError(f"{_printable(folder)}: no sounds in this folder (looked for {endings})")
     return sorted(found)
+
+
+def walk_sounds(
+    folder: str | os.PathLike[str], links: bool = False, more: Iterable[str] = ()
+) -> Iterator[str]:
+    """Paths of the sounds in a folder and its subfolders, as they come; hidden ones are skipped.
+
+    With `links`, links to folders are followed, each folder once. `more` are further file name
+    endings to look for. AudioError when it is no folder.
+    """
+    endings = SUFFIXES.union(more)
+    if not os.path.isdir(folder):
+        problem = "is a file, not a folder" if os.path.exists(folder) else "no such folder"
+        raise AudioError(f"{_printable(folder)}: {problem}")
+    seen: set[tuple[int, int]] = set()
+    for root, folders, files in os.walk(folder, followlinks=links):
+        if links:  # a link may point to a folder above it
+            place = os.stat(root)
+            if (place.st_dev, place.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((place.st_dev, place.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if os.path.splitext(name)[1].lower() in endings and not name.startswith("."):
+                yield os.path.join(root, name)
 
 
 def band_share(samples: np.ndarray, rate: int, f_min: float, f_max: float) -> float:

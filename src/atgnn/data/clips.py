@@ -81,13 +81,31 @@ class Clips(Sequence[Clip]):
         if path.is_dir():
             for inside in (Path("meta.csv"), Path("meta.parquet"), Path("meta", "esc50.csv")):
                 if (path / inside).is_file():
-                    return cls._from_file(path / inside, collection=path.resolve().name)
+                    return cls._read_whole(path / inside, path.resolve().name)
             return cls._from_folders(path)
-        if not path.is_file():
-            raise ClipsError(f"no table of clips at {path}: give a CSV or Parquet file or a folder")
-        if path.name in ("meta.csv", "meta.parquet"):
-            return cls._from_file(path, collection=path.resolve().parent.name)
-        return cls._from_file(path, collection=path.stem)
+        return cls._read_whole(path, _collection(path))
+
+    @classmethod
+    def _read_whole(cls, path: Path, collection: str) -> Clips:
+        """A table whose sounds all have to be there."""
+        clips, missing = cls._from_file(path, collection)
+        if missing:
+            raise ClipsError(
+                f"{path}: {len(missing)} of {len(clips) + len(missing)} sound files are missing, "
+                f"the first is {missing[0]}; paths start at {path.resolve().parent} or at an "
+                "audio folder there"
+            )
+        clips._check_ends(path)
+        return clips
+
+    @classmethod
+    def read_present(cls, path: str | os.PathLike[str]) -> tuple[Clips, list[str]]:
+        """The rows of a table whose sounds are there, and the sounds of the others.
+
+        No sound is opened. Raises `ClipsError` as `read`, except for missing files.
+        """
+        path = Path(path).expanduser()
+        return cls._from_file(path, _collection(path))
 
     @classmethod
     def concat(cls, parts: Iterable[Clips]) -> Clips:
@@ -105,15 +123,16 @@ class Clips(Sequence[Clip]):
         return cls(joined)
 
     @classmethod
-    def _from_file(cls, path: Path, collection: str) -> Clips:
+    def _from_file(cls, path: Path, collection: str) -> tuple[Clips, list[str]]:
+        """The rows of a table whose sounds are there, and what the others name."""
+        if not path.is_file():
+            raise ClipsError(f"no table of clips at {path}: give a CSV or Parquet file or a folder")
         raw = _read_table(path)
         raw.columns = [str(name).strip() for name in raw.columns]
         if not len(raw):
             raise ClipsError(f"{path} lists no clips: it has a header and no rows")
-        table = _checked_table(raw, path, collection)
-        clips = cls(table)
-        clips._check_ends(path)
-        return clips
+        table, there, missing = _checked_table(raw, path, collection)
+        return cls(table[there]), missing
 
     @classmethod
     def _from_folders(cls, folder: Path) -> Clips:
@@ -365,13 +384,25 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise ClipsError(f"{path} is not a readable {path.suffix} table: {detail}") from None
 
 
-def _checked_table(raw: pd.DataFrame, origin: Path, collection: str) -> pd.DataFrame:
-    """The raw table with our columns in our types, and everything else as it was."""
+def _collection(path: Path) -> str:
+    """What the clips of a table are called together."""
+    named = path.name in ("meta.csv", "meta.parquet")
+    return path.resolve().parent.name if named else path.stem
+
+
+def _checked_table(
+    raw: pd.DataFrame, origin: Path, collection: str
+) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+    """The raw table with our columns in our types, and everything else as it was.
+
+    And which rows have their sound (N,), and what the others name.
+    """
     path_column = _first_column(raw, PATH_COLUMNS, origin, "which sound")
     label_column = _first_column(raw, LABEL_COLUMNS, origin, "what is in it")
     # A name that also says something else (ESC-50's category) stays beside our own column.
     table = raw.drop(columns=[name for name in ("path", "labels") if name in raw]).copy()
-    table.insert(0, "path", _existing_files(list(raw[path_column]), origin))
+    found, there, missing = _existing_files(list(raw[path_column]), origin)
+    table.insert(0, "path", found)
     table.insert(1, "labels", [_names(cell, origin) for cell in raw[label_column]])
     unknown = raw["unknown"] if "unknown" in raw else [""] * len(raw)
     table["unknown"] = [_names(cell, origin) for cell in unknown]
@@ -393,7 +424,7 @@ def _checked_table(raw: pd.DataFrame, origin: Path, collection: str) -> pd.DataF
         table["group"] = [None if _blank(cell) else str(cell).strip() for cell in raw[group]]
     given = raw["collection"] if "collection" in raw else [""] * len(raw)
     table["collection"] = [collection if _blank(cell) else str(cell) for cell in given]
-    return table
+    return table, there, missing
 
 
 def _first_column(raw: pd.DataFrame, names: Sequence[str], origin: Path, meaning: str) -> str:
@@ -462,12 +493,15 @@ def _whole(cell: Any) -> int:
     return int(number)
 
 
-def _existing_files(cells: list[Any], origin: Path) -> list[Path]:
-    """Absolute paths. A relative one starts at the table, its audio folder or the one beside it."""
+def _existing_files(cells: list[Any], origin: Path) -> tuple[list[Path], np.ndarray, list[str]]:
+    """Absolute paths, which of them are files (N,), and the cells of those that are not.
+
+    A relative path starts at the table, its audio folder or the one beside it.
+    """
     folder = origin.resolve().parent
     bases = (folder, folder / "audio", folder.parent / "audio", folder.parent)
     is_file = _directory_cache()
-    found, missing = [], []
+    found, there = [], np.ones(len(cells), dtype=bool)
     for row, cell in enumerate(cells):
         if _blank(cell):
             raise ClipsError(f"{origin}, row {row + 1}: the path is empty")
@@ -475,14 +509,8 @@ def _existing_files(cells: list[Any], origin: Path) -> list[Path]:
         options = [given] if given.is_absolute() else [base / given for base in bases]
         path = next((option for option in options if is_file(option)), None)
         found.append(path or options[0])
-        if path is None:
-            missing.append(str(cell))
-    if missing:
-        raise ClipsError(
-            f"{origin}: {len(missing)} of {len(cells)} sound files are missing, the first is "
-            f"{missing[0]}; paths start at {folder} or at an audio folder there"
-        )
-    return found
+        there[row] = path is not None
+    return found, there, [str(cells[row]) for row in np.flatnonzero(~there)]
 
 
 def _directory_cache() -> Callable[[Path], bool]:
