@@ -123,7 +123,7 @@ def test_the_card_says_what_matters(saved):
         ({"front_end__sample_rate": -1}, "front_end"),
         ({"front_end__surprise": 1}, "surprise"),
         ({"model__surprise": 1}, "surprise"),
-        ({"model__k": 0}, "model.k"),
+        ({"model__k": 0}, "model.atgnn.k"),
         ({"activation": "relu"}, "activation"),
         ({"model__channels": [16, 64]}, "config.json asks for"),
         ({"model__blocks": [2, 1]}, "is missing from the weights"),

@@ -14,6 +14,8 @@ FLOORS = [
     {"audio", "frontend", "labels"},
     {"graph", "metrics", "tags"},
     {"model", "data"},
+    {"baselines"},
+    {"networks"},
     {"checkpoint"},
     {"encoder"},
     {"tagger", "doctor"},

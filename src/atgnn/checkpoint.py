@@ -22,9 +22,9 @@ from atgnn.errors import CheckpointError, describe_error
 from atgnn.files import replacing_folder
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.labels import Vocabulary
-from atgnn.model import ATGNN, ModelConfig
-from atgnn.model.empty import empty_model
+from atgnn.model import ATGNN
 from atgnn.model.label import LabelBranch
+from atgnn.networks import Network, NetworkConfig, empty_network
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -41,6 +41,11 @@ DEFAULT_MODEL = "everyday-mini"
 ENCODER_FORMAT: Literal["atgnn encoder"] = "atgnn encoder"  # of `atgnn.encoder`, for its refusal
 _SHIPPED = Path(__file__).parent / "pretrained"
 _FILES = ("config.json", "model.safetensors", "README.md")
+_TAGS = {"atgnn": "graph-neural-network", "efficientnet-lite": "efficientnet"}
+_SUMMARIES = {
+    "atgnn": "An audio tagging graph neural network.",
+    "efficientnet-lite": "An EfficientNet-Lite for audio tagging.",
+}
 ATTRIBUTION = "ATTRIBUTION.csv"  # may lie beside them
 
 
@@ -51,6 +56,9 @@ class Provenance(BaseModel):
 
     summary: str = Field("", description="one paragraph: what it is for, what it cannot do")
     training_data: str = Field("", description="what it was trained on")
+    lineage: tuple[str, ...] = Field(
+        (), description="what its initial weights and its teachers had learned from, a line each"
+    )
     licence: str = Field("", description="licence of the weights, and what must be attributed")
     licence_id: str = Field("", description="the hub's name of the licence, e.g. cc-by-4.0")
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -66,7 +74,7 @@ class _Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int
-    model: ModelConfig
+    model: NetworkConfig
     front_end: FrontEndConfig
     labels: list[dict[str, Any]]
     thresholds: tuple[float, ...] | None = None
@@ -103,7 +111,7 @@ class Checkpoint:
 
     def __init__(
         self,
-        model: ATGNN,
+        model: Network,
         front_end: FrontEndConfig,
         vocabulary: Vocabulary,
         *,
@@ -233,7 +241,7 @@ class Checkpoint:
                 f"{folder} is not an ATGNN checkpoint: {' and '.join(missing)} not found in it"
             )
         description = _read_description(folder / "config.json")
-        model = empty_model(description.model)
+        model = empty_network(description.model)
         _read_weights(model, folder / "model.safetensors")
         return cls(
             model.eval(),
@@ -256,13 +264,13 @@ class Checkpoint:
             "---",
             "library_name: atgnn",
             "pipeline_tag: audio-classification",
-            "tags: [audio-tagging, graph-neural-network]",
+            f"tags: [audio-tagging, {_TAGS[config.kind]}]",
             *([f"license: {about.licence_id}"] if about.licence_id else []),
             "---",
             "",
             "# ATGNN checkpoint",
             "",
-            about.summary or "An audio tagging graph neural network.",
+            about.summary or _SUMMARIES[config.kind],
             "",
             "| | |",
             "|---|---|",
@@ -279,6 +287,7 @@ class Checkpoint:
         ]
         sections = {
             "Training data": about.training_data,
+            "What stands behind it": "\n\n".join(about.lineage),
             "Results": _metrics_table(about),
             "Licence": about.licence,
             "How it was made": about.command and f"```\n{about.command}\n```",
@@ -386,9 +395,11 @@ def _read_description(path: Path) -> _Description:
         raise CheckpointError(f"{path}: {describe_error(error)}") from None
 
 
-def _read_weights(model: ATGNN, path: Path) -> None:
+def _read_weights(model: Network, path: Path) -> None:
     read_weights(model, path)
-    if isinstance(model.label_branch, LabelBranch) and model.config.shared_adjacency:
+    if not isinstance(model, ATGNN) or not isinstance(model.label_branch, LabelBranch):
+        return
+    if model.config.shared_adjacency:
         model.label_branch.share_adjacency()
 
 

@@ -28,7 +28,8 @@ from atgnn import audio
 from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
 from atgnn.errors import AtgnnError, AudioError, ConfigError
 from atgnn.model.graphs import CapturedModel
-from atgnn.model.inference import best_dtype, for_inference
+from atgnn.model.inference import best_dtype
+from atgnn.networks import for_inference
 from atgnn.tags import Failure, Selector, Tagging, check_choice, printable
 
 __all__ = ["BandWarning", "Excerpt", "Scores", "Tagger", "choose_device", "choose_dtype"]

@@ -20,12 +20,12 @@ def models(
     from rich.console import Console
 
     from atgnn.checkpoint import shipped_models
-    from atgnn.model import preset, preset_names
-    from atgnn.model.cost import measure_cost
+    from atgnn.networks import measure_cost, network_names, network_preset
     from atgnn.terminal import models_table
 
     costs = {
-        name: measure_cost(preset(name, num_labels=classes), frames) for name in preset_names()
+        name: measure_cost(network_preset(name, num_labels=classes), frames)
+        for name in network_names()
     }
     if as_json:
         typer.echo(json.dumps([{"name": name, **asdict(cost)} for name, cost in costs.items()]))

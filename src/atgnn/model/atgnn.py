@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from atgnn.graph import mean_nodes
 from atgnn.model.config import ModelConfig, preset
 from atgnn.model.label import LabelBranch, NoLabels
-from atgnn.model.layers import BatchNorm, FeedForward, GraphUpdate, LinearNorm, Patches
+from atgnn.model.layers import (
+    BatchNorm,
+    FeedForward,
+    GraphUpdate,
+    LinearNorm,
+    Patches,
+    check_input,
+)
 from atgnn.model.patch import Grapher, PatchEncoder
 
 __all__ = ["ATGNN", "PatchHead"]
@@ -27,6 +34,14 @@ class ATGNN(nn.Module):
     neighbours, anew in every block; label blocks tie label nodes to patches and to one another.
     The probability of a label is ``sigmoid(patch logit + label logit)`` (eq. 9).
     """
+
+    #: Weights whose first axis counts labels.
+    by_label = (
+        "patch_head.fc2.weight",
+        "patch_head.fc2.bias",
+        "label_branch.embedding",
+        "label_branch.readout",
+    )
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -53,23 +68,11 @@ class ATGNN(nn.Module):
         Returns:
             Logits ``(B, S)``.
         """
-        self._check(mel, lengths)
+        check_input(self.config, mel, lengths)
         stages = self.encoder(mel, lengths)
         patch_logits = self.patch_head(stages[-1][-1])
         label_logits = self.label_branch(stages)
         return patch_logits + label_logits
-
-    def _check(self, mel: Tensor, lengths: Tensor | None) -> None:
-        bins, inputs = self.config.n_mels, self.config.in_channels
-        rest = (bins,) if inputs == 1 else (bins, inputs)
-        if tuple(mel.shape[2:]) != rest or mel.shape[1] == 0:
-            wanted = ", ".join(map(str, rest))
-            raise ValueError(
-                f"expected a batch of log-mel spectrograms (B, frames, {wanted}), "
-                f"got {tuple(mel.shape)}"
-            )
-        if lengths is not None and lengths.shape != mel.shape[:1]:
-            raise ValueError(f"expected {mel.shape[0]} lengths, got {tuple(lengths.shape)}")
 
 
 class PatchHead(nn.Module):

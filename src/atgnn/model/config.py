@@ -3,7 +3,7 @@
 One frozen record says everything about the layers; geometry is derived from it.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,20 +18,42 @@ from pydantic import (
 from atgnn.errors import ConfigError, describe_error, did_you_mean
 from atgnn.graph.pooling import ceil_div
 
-__all__ = ["PRESETS", "ModelConfig", "preset", "preset_names"]
+__all__ = ["PRESETS", "LayoutConfig", "ModelConfig", "preset", "preset_names"]
+
+_Layout = TypeVar("_Layout", bound="LayoutConfig")
 
 
-class ModelConfig(BaseModel):
+class LayoutConfig(BaseModel):
+    """What every network's configuration has; `kind` says which network it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    num_labels: int = Field(200, ge=1, description="classes; one score each")
+    n_mels: int = Field(128, ge=1, description="frequency bins of the input")
+    in_channels: int = Field(1, ge=1, description="spectrograms per clip; 3 for published images")
+
+    def replace(self: _Layout, **changes: Any) -> _Layout:
+        """A copy with some fields changed, validated again; ConfigError where they do not fit."""
+        unknown = sorted(set(changes) - set(type(self).model_fields))
+        if unknown:
+            raise ConfigError(
+                f"unknown model setting {unknown[0]!r}"
+                + did_you_mean(unknown[0], type(self).model_fields)
+            )
+        try:
+            return type(self).model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise ConfigError(f"model configuration: {describe_error(error)}") from None
+
+
+class ModelConfig(LayoutConfig):
     """Every choice of layout. Defaults are pyr-s with label blocks, in the author's layout.
 
     Choices that the paper leaves open are marked (open); see docs on the paper and its code.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_labels: int = Field(200, ge=1, description="classes; one score and one label node each")
-    n_mels: int = Field(128, ge=1, description="frequency bins of the input")
-    in_channels: int = Field(1, ge=1, description="spectrograms per clip; 3 for published images")
+    kind: Literal["atgnn"] = "atgnn"
     nominal_frames: int = Field(1024, ge=1, description="frames that stored positions are made for")
 
     stem_widths: tuple[PositiveInt, ...] = (40, 80, 80)
@@ -151,19 +173,6 @@ class ModelConfig(BaseModel):
             for c, m, p in zip(self.channels, self.blocks, self.label_blocks, strict=True)
             for _ in range(m)
         )
-
-    def replace(self, **changes: Any) -> "ModelConfig":
-        """A copy with some fields changed, validated again; ConfigError where they do not fit."""
-        unknown = sorted(set(changes) - set(type(self).model_fields))
-        if unknown:
-            raise ConfigError(
-                f"unknown model setting {unknown[0]!r}"
-                + did_you_mean(unknown[0], type(self).model_fields)
-            )
-        try:
-            return type(self).model_validate({**self.model_dump(), **changes})
-        except ValidationError as error:
-            raise ConfigError(f"model configuration: {describe_error(error)}") from None
 
 
 def _pyramid(channels: tuple[int, ...], blocks: tuple[int, ...], p: tuple[int, ...]) -> ModelConfig:

@@ -1,5 +1,7 @@
 """A model without values: its layers and shapes alone, on torch's "meta" device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,13 +10,20 @@ from torch.overrides import TorchFunctionMode
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.config import ModelConfig
 
-__all__ = ["empty_model"]
+__all__ = ["empty_model", "without_values"]
 
 
 def empty_model(config: ModelConfig) -> ATGNN:
     """Build a model that takes no memory, to count its layers or to fill it from a file."""
-    with torch.device("meta"), _Unfilled():
+    with without_values():
         return ATGNN(config)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Modules built meanwhile have shapes alone."""
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 class _Unfilled(TorchFunctionMode):

@@ -23,13 +23,20 @@ from atgnn.model.layers import (
     Unchanged,
 )
 
-__all__ = ["InferenceModel", "best_dtype", "for_inference", "half_is_fast"]
+__all__ = [
+    "InferenceModel",
+    "best_dtype",
+    "check_dtype",
+    "fold",
+    "for_inference",
+    "half_is_fast",
+]
 
 
 class InferenceModel(nn.Module):
     """A folded copy of a model; see `for_inference`."""
 
-    def __init__(self, folded: ATGNN, dtype: torch.dtype) -> None:
+    def __init__(self, folded: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.folded, self.dtype = folded, dtype
         self.config = folded.config
@@ -56,8 +63,7 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
         dtype: torch.float32, torch.bfloat16 or torch.float16 (on an accelerator). The stem
             computes, neighbours are ranked and labels speak to one another in float32 in any case.
     """
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ConfigError(f"inference in {dtype}: choose float32, bfloat16 or float16")
+    check_dtype(dtype)
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for module in folded.modules():
         if isinstance(module, LinearNorm):
@@ -74,6 +80,12 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
                 if isinstance(module, nn.Linear | nn.Conv2d | GraphUpdate):
                     module.to(dtype)
     return InferenceModel(folded, dtype)
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """ConfigError for what networks do not compute in."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ConfigError(f"inference in {dtype}: choose float32, bfloat16 or float16")
 
 
 class _InFloat32(nn.Module):
@@ -117,7 +129,7 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _fold(module: nn.Linear | nn.Conv2d | GraphUpdate, norm: nn.Module, rows: Tensor) -> None:
+def fold(module: nn.Linear | nn.Conv2d | GraphUpdate, norm: nn.Module, rows: Tensor) -> None:
     """Give a linear map, seen as one row for each output, what `norm` does behind it."""
     scale, offset = _affine(norm)
     bias = 0.0 if module.bias is None else module.bias.double()
@@ -128,12 +140,12 @@ def _fold(module: nn.Linear | nn.Conv2d | GraphUpdate, norm: nn.Module, rows: Te
 
 
 def _fold_linear(module: LinearNorm) -> None:
-    _fold(module.linear, module.norm, module.linear.weight)
+    fold(module.linear, module.norm, module.linear.weight)
     module.norm = Unchanged()
 
 
 def _fold_conv(module: ConvNorm) -> None:
-    _fold(module.conv, module.norm, module.conv.weight)
+    fold(module.conv, module.norm, module.conv.weight)
     module.norm = Unchanged()
 
 
@@ -150,5 +162,5 @@ def _fold_update(module: GraphUpdate) -> None:
     sign = module.relation.sign
     by_x, by_m = module.weight.double().chunk(2, dim=2)
     rows = torch.cat([by_x - sign * by_m, sign * by_m], dim=2)  # (G, D/G, 2C/G)
-    _fold(module, module.norm, rows.flatten(0, 1))
+    fold(module, module.norm, rows.flatten(0, 1))
     module.norm, module.relation = Unchanged(), _NoRelation()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.graph import node_mask
+from atgnn.model.config import LayoutConfig
 from atgnn.model.fused import grouped_linear, normalise, normalise_gelu_linear
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Patches",
     "Relation",
     "Unchanged",
+    "check_input",
     "drop_path",
     "gelu_linear",
 ]
@@ -44,6 +46,20 @@ class Patches(NamedTuple):
     def with_features(self, x: Tensor) -> "Patches":
         """The same grid with other features."""
         return Patches(x, self.lengths)
+
+
+def check_input(config: LayoutConfig, mel: Tensor, lengths: Tensor | None) -> None:
+    """ValueError unless `mel` is ``(B, T, n_mels[, in_channels])`` and `lengths` ``(B,)``."""
+    bins, inputs = config.n_mels, config.in_channels
+    rest = (bins,) if inputs == 1 else (bins, inputs)
+    if tuple(mel.shape[2:]) != rest or mel.shape[1] == 0:
+        wanted = ", ".join(map(str, rest))
+        raise ValueError(
+            f"expected a batch of log-mel spectrograms (B, frames, {wanted}), "
+            f"got {tuple(mel.shape)}"
+        )
+    if lengths is not None and lengths.shape != mel.shape[:1]:
+        raise ValueError(f"expected {mel.shape[0]} lengths, got {tuple(lengths.shape)}")
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -76,10 +92,10 @@ def gelu_linear(x: Tensor, norm: nn.Module, linear: nn.Linear, mask: Tensor | No
 class LinearNorm(nn.Module):
     """A 1x1 convolution, i.e. one linear map for every node, and batch normalisation."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, eps: float = 1e-5) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
-        self.norm: nn.Module = BatchNorm(outputs)
+        self.linear = nn.Linear(inputs, outputs, bias=bias)
+        self.norm: nn.Module = BatchNorm(outputs, eps=eps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``(..., inputs)`` to ``(..., outputs)``."""

@@ -1,22 +1,14 @@
 """Weights from one of our models to another that has other labels."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atgnn.errors import CheckpointError
-from atgnn.model.atgnn import ATGNN
 
 __all__ = ["TransferReport", "transfer"]
-
-# Weights whose first axis counts labels; an adjacency counts them on both.
-_BY_LABEL = (
-    "patch_head.fc2.weight",
-    "patch_head.fc2.bias",
-    "label_branch.embedding",
-    "label_branch.readout",
-)
 
 
 @dataclass(frozen=True)
@@ -36,11 +28,11 @@ class TransferReport:
 
 
 @torch.no_grad()
-def transfer(source: ATGNN, model: ATGNN, rows: list[int | None]) -> TransferReport:
+def transfer(source: nn.Module, model: nn.Module, rows: list[int | None]) -> TransferReport:
     """Copy `source` into `model`, in place.
 
     Args:
-        source: a trained model.
+        source: a trained network; its `by_label` names the weights whose first axis counts labels.
         model: one of the same layout, whatever its labels.
         rows: for each label of `model`, its row in `source`, or None for a label that is new and
             keeps its initial weights.
@@ -48,13 +40,19 @@ def transfer(source: ATGNN, model: ATGNN, rows: list[int | None]) -> TransferRep
     Raises:
         CheckpointError: the layouts differ; `model` is unchanged then.
     """
+    if type(source) is not type(model):
+        raise CheckpointError(
+            f"the model to start from is an {type(source).__name__}, the new one an "
+            f"{type(model).__name__}: choose a preset of the same kind"
+        )
     theirs, ours = source.state_dict(), model.state_dict()
-    _check_layout(theirs, ours)
+    by_label = cast("tuple[str, ...]", source.by_label)
+    _check_layout(theirs, ours, by_label)
     kept = [(new, old) for new, old in enumerate(rows) if old is not None]
     to = torch.tensor([new for new, _ in kept], dtype=torch.long)
     of = torch.tensor([old for _, old in kept], dtype=torch.long)
     for name, value in theirs.items():
-        if name in _BY_LABEL:
+        if name in by_label:
             ours[name][to] = value[of]
         elif name.endswith("adjacency"):
             ours[name][to[:, None], to] = value[of[:, None], of]
@@ -63,12 +61,14 @@ def transfer(source: ATGNN, model: ATGNN, rows: list[int | None]) -> TransferRep
     return TransferReport(len(theirs), len(kept), len(rows) - len(kept))
 
 
-def _check_layout(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
+def _check_layout(
+    theirs: dict[str, Tensor], ours: dict[str, Tensor], by_label: tuple[str, ...]
+) -> None:
     for name in sorted(set(theirs) | set(ours)):
         if name not in theirs or name not in ours:
             where = "the model to start from" if name not in theirs else "the new model"
             raise CheckpointError(f"the layouts differ: {where} has no {name}")
-        first = 1 if name in _BY_LABEL else 2 if name.endswith("adjacency") else 0
+        first = 1 if name in by_label else 2 if name.endswith("adjacency") else 0
         came, expected = tuple(theirs[name].shape[first:]), tuple(ours[name].shape[first:])
         if came != expected:
             raise CheckpointError(

@@ -20,8 +20,11 @@ __all__ = ["Keeper", "headline_of", "numbers_of"]
 class Keeper(Callback):
     """Saves the best checkpoint as it appears, and the result at the end."""
 
-    def __init__(self, recipe: Recipe, vocabulary: Vocabulary, out: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, vocabulary: Vocabulary, out: Path, lineage: tuple[str, ...] = ()
+    ) -> None:
         self.recipe, self.vocabulary, self.out = recipe, vocabulary, out
+        self.lineage = lineage  # what the run's network had learned from before
         self.headline: float | None = None  # of the best epoch
         self.best: dict[str, float] = {}  # its number and metrics
         self.latest: dict[str, float] = {}
@@ -69,6 +72,7 @@ class Keeper(Callback):
         metrics = {name: value for name, value in report.items() if name != "epoch"}
         provenance = Provenance(
             training_data=", ".join(Path(p).name for p in self.recipe.data.clips),
+            lineage=self.lineage,
             metrics=metrics,
             evaluated_on=f"Validation clips, after epoch {report['epoch']}." if metrics else "",
             command="atgnn train recipe.yaml --out RUN   # the recipe.yaml that the run saved",

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from atgnn.frontend import FrontEnd
 from atgnn.metrics import Metrics, evaluate_scores
-from atgnn.model import ATGNN
+from atgnn.networks import Network
 from atgnn.training.augment import mask_features, shift_frequency
 from atgnn.training.loading import Batch
 from atgnn.training.recipe import OptimSettings, Recipe
@@ -26,7 +26,7 @@ class TaggingModule(lightning.LightningModule):
     """Front end, model, loss and metrics of a run."""
 
     def __init__(
-        self, recipe: Recipe, model: ATGNN, labels: tuple[str, ...], steps_per_epoch: int
+        self, recipe: Recipe, model: Network, labels: tuple[str, ...], steps_per_epoch: int
     ) -> None:
         super().__init__()
         self.recipe, self.labels, self.steps_per_epoch = recipe, labels, steps_per_epoch
@@ -115,7 +115,7 @@ class TaggingModule(lightning.LightningModule):
         }
 
 
-def _groups(model: ATGNN, settings: OptimSettings) -> list[dict[str, Any]]:
+def _groups(model: Network, settings: OptimSettings) -> list[dict[str, Any]]:
     """Adam decays all parameters, as published; AdamW spares vectors (biases, norms)."""
     parameters = list(model.parameters())
     if settings.optimizer == "adam":

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atgnn.errors import ConfigError, describe_error, did_you_mean
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
-from atgnn.model.config import ModelConfig, preset
+from atgnn.networks import NetworkConfig, network_preset
 
 __all__ = [
     "AugmentSettings",
@@ -131,7 +131,10 @@ class Recipe(_Settings):
     front_end: dict[str, Any] = Field(
         default_factory=lambda: {"preset": "paper"}, description="a preset, and fields to change"
     )
-    init: str | None = Field(None, description="published weights or a checkpoint to start from")
+    init: str | None = Field(
+        None,
+        description="to start from: published weights, a checkpoint, `imagenet` (lite0 to 2)",
+    )
     residual_scale: float = Field(
         1.0, ge=0, description="of residual branches at the start; 0 learns faster from few clips"
     )
@@ -159,7 +162,7 @@ class Recipe(_Settings):
             raise ConfigError(f"unknown front end {name!r}: choose from {', '.join(FRONT_ENDS)}")
         return FrontEndConfig.model_validate({**FRONT_ENDS[name].model_dump(), **changes})
 
-    def model_config_for(self, num_labels: int) -> ModelConfig:
+    def model_config_for(self, num_labels: int) -> NetworkConfig:
         """The model's configuration for so many labels."""
         changes = dict(self.model)
         name, n_mels = changes.pop("preset", "pyr-s"), self.front_end_config().n_mels
@@ -170,7 +173,7 @@ class Recipe(_Settings):
                 f"model.n_mels is {changes['n_mels']}, the front end makes {n_mels}: set "
                 "front_end.n_mels alone"
             )
-        return preset(name, **changes, num_labels=num_labels)
+        return network_preset(name, **changes, num_labels=num_labels)
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads back."""

@@ -36,10 +36,10 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
     check_folder(recipe, out, resume)
     division = divide(recipe)
     training, validation = make_loaders(recipe, division)
-    model, start = new_model(recipe, division)
-    claim(recipe, out, start)  # only now: whatever does not fit has been found
-    module = TaggingModule(recipe, model, division.vocabulary.names, len(training))
-    keeper = Keeper(recipe, division.vocabulary, out)
+    start = new_model(recipe, division)
+    claim(recipe, out, start.report)  # only now: whatever does not fit has been found
+    module = TaggingModule(recipe, start.model, division.vocabulary.names, len(training))
+    keeper = Keeper(recipe, division.vocabulary, out, start.lineage)
     trainer = make_trainer(recipe, out, keeper)
     last = out / "resume" / "last.ckpt"
     resumed_from = last if resume and last.is_file() else None

@@ -1,43 +1,87 @@
-"""The model that a run starts from: random weights, published ones, or a checkpoint's."""
+"""The network that a run starts from: random weights, published ones, or a checkpoint's."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from atgnn.checkpoint import Checkpoint
+from atgnn.baselines import EfficientNetLite
+from atgnn.baselines.imagenet import load_imagenet
+from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.encoder import Encoder, is_encoder
 from atgnn.errors import ConfigError
 from atgnn.frontend import FrontEndConfig
 from atgnn.model import ATGNN
-from atgnn.model.atgnn import initialise
 from atgnn.model.transfer import transfer
 from atgnn.model.weights import load_published
+from atgnn.networks import Network, build, initialise_network
 from atgnn.training.division import Division
 from atgnn.training.recipe import Recipe
 
-__all__ = ["new_model"]
+__all__ = ["IMAGENET", "Start", "ancestors", "new_model"]
+
+IMAGENET = "imagenet"  # as a recipe's `init`
 
 
-def new_model(recipe: Recipe, division: Division) -> tuple[ATGNN, str]:
-    """The model to train, and a report of the weights it starts from ("" for random ones)."""
+class Start(NamedTuple):
+    """The network to train and where its weights come from."""
+
+    model: Network
+    report: str = ""  # what was loaded, converted, left new; "" for random weights
+    lineage: tuple[str, ...] = ()  # what they had learned from, for the card
+
+
+def new_model(recipe: Recipe, division: Division) -> Start:
+    """The network of a recipe, filled with what `init` names."""
     torch.manual_seed(recipe.seed)
-    model = ATGNN(recipe.model_config_for(len(division.vocabulary)))
-    initialise(model, recipe.residual_scale)
+    model = build(recipe.model_config_for(len(division.vocabulary)))
+    initialise_network(model, recipe.residual_scale)
     if recipe.init is None:
-        return model, ""
+        return Start(model)
+    if recipe.init == IMAGENET:
+        if not isinstance(model, EfficientNetLite):
+            raise ConfigError("init: imagenet needs a network that saw it: set model.preset=lite0")
+        report, lineage = load_imagenet(model)
+        return Start(model, report, (lineage,))
     if Path(recipe.init).is_file():
-        return model, str(load_published(recipe.init, model))
+        if not isinstance(model, ATGNN):
+            raise ConfigError(
+                f"init: {recipe.init} can start an ATGNN alone: name a folder or imagenet"
+            )
+        name = Path(recipe.init).name
+        lineage = f"Initial weights: the published ones of {name}."
+        return Start(model, str(load_published(recipe.init, model)), (lineage,))
+    return _from_checkpoint(recipe, division, model)
+
+
+def _from_checkpoint(recipe: Recipe, division: Division, model: Network) -> Start:
+    assert recipe.init is not None
     if Path(recipe.init).suffix:
         raise ConfigError(f"init: no file {recipe.init}")
     if is_encoder(recipe.init):
-        encoder = Encoder.from_pretrained(recipe.init)
-        _check_front_end(recipe, encoder.front_end)
-        return model, encoder.start(model)
+        return _from_encoder(recipe, model)
     source = Checkpoint.from_pretrained(recipe.init)
     _check_front_end(recipe, source.front_end)
     known = {name: row for row, name in enumerate(source.vocabulary.names)}
     rows = [known.get(name) for name in division.vocabulary.names]
-    return model, str(transfer(source.model, model, rows))
+    report = str(transfer(source.model, model, rows))
+    return Start(model, report, ancestors("Initial weights", recipe.init, source.provenance))
+
+
+def _from_encoder(recipe: Recipe, model: Network) -> Start:
+    assert recipe.init is not None
+    encoder = Encoder.from_pretrained(recipe.init)
+    _check_front_end(recipe, encoder.front_end)
+    if not isinstance(model, ATGNN):
+        raise ConfigError(f"init: the encoder {recipe.init} can start an ATGNN alone")
+    report = encoder.start(model)
+    return Start(model, report, ancestors("Initial weights", recipe.init, encoder.provenance))
+
+
+def ancestors(role: str, name: str, about: Provenance) -> tuple[str, ...]:
+    """Lines for the card about a model that another one learned from, and what stands behind it."""
+    learned = f", trained on: {about.training_data}" if about.training_data else ""
+    return (f"{role}: {Path(name).name}{learned}.", *about.lineage)
 
 
 def _check_front_end(recipe: Recipe, theirs: FrontEndConfig) -> None:
