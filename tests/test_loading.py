@@ -256,7 +256,7 @@ def module():
 
 def features(module, batch, augmented=False):
     torch.manual_seed(0)
-    return module._features(batch, augmented=augmented)
+    return module.features(batch, augmented=augmented)
 
 
 def test_the_front_end_hears_the_clips_at_their_own_length(module, clips):

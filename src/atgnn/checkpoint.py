@@ -143,6 +143,22 @@ class Checkpoint:
         except ValidationError as error:
             raise CheckpointError(f"the parts do not fit: {describe_error(error)}") from None
 
+    def changed(self, **parts: Any) -> "Checkpoint":
+        """The same model with other thresholds, provenance or other parts."""
+        return Checkpoint(
+            parts.pop("model", self.model),
+            parts.pop("front_end", self.front_end),
+            parts.pop("vocabulary", self.vocabulary),
+            **{
+                "thresholds": self.thresholds,
+                "activation": self.activation,
+                "window_seconds": self.window_seconds,
+                "provenance": self.provenance,
+                "attribution": self.attribution,
+                **parts,
+            },
+        )
+
     def make_front_end(self) -> FrontEnd:
         """The module that turns waveforms into this model's input."""
         return FrontEnd(self.front_end)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,59 @@ class ScoreTable:
             source,
         )
 
+    @classmethod
+    def mean(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
+        """The ensemble of models that scored the same clips: the mean of their probabilities.
+
+        Rows and labels are in the order of the first table; others may have them in another one,
+        and more of them.
+
+        Raises:
+            ScoresError: no tables, rows or labels that one lacks, or unlike activations.
+        """
+        if not tables:
+            raise ScoresError("an ensemble needs scores of at least one model")
+        first = tables[0]
+        if any(one.activation != first.activation for one in tables):
+            raise ScoresError("scores of sigmoid and of softmax models do not mix: ensemble alike")
+        where = first.paths, first.starts, first.ends
+        total = np.zeros(first.values.shape)
+        for one in tables:
+            total += one._aligned(*where, first.labels)
+        sources = ", ".join(one.source or "a model" for one in tables)
+        values = np.clip(total / len(tables), 0, 1)
+        return cls(*where, first.labels, values, first.activation, f"mean of {sources}")
+
+    @classmethod
+    def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
+        """Scores of different clips in one table, such as those of folds.
+
+        Labels are in the order of the first table.
+
+        Raises:
+            ScoresError: no tables, a label that one lacks, or a clip that is in two.
+        """
+        if not tables:
+            raise ScoresError("nothing to join: give at least one table of scores")
+        first = tables[0]
+        joined = cls(
+            tuple(path for one in tables for path in one.paths),
+            np.concatenate([one.starts for one in tables]),
+            np.concatenate([one.ends for one in tables]),
+            first.labels,
+            np.concatenate([one.values[:, one._columns(first.labels)] for one in tables]),
+            first.activation,
+            ", ".join(dict.fromkeys(one.source for one in tables)),
+        )
+        keys = list(_keys(joined.paths, joined.starts, joined.ends, resolve=True))
+        twice = next((row for row, times in enumerate(_times(keys)) if times > 1), None)
+        if twice is not None and len(tables) > 1:
+            raise ScoresError(
+                f"{joined.paths[twice]} is in more than one file of scores: each clip must have "
+                "been scored once, by the model that did not learn from it"
+            )
+        return joined
+
     # ------------------------------------------------------------------ in and out
 
     @classmethod
@@ -211,8 +265,13 @@ class ScoreTable:
         Raises:
             ScoresError: clips or labels that have no scores.
         """
-        rows = self._rows(clips)
-        return self.values[np.ix_(rows, self._columns(names))]
+        return self._aligned(*_places(clips), names)
+
+    def _aligned(
+        self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray, names: Sequence[str]
+    ) -> np.ndarray:
+        columns = self._columns(names)
+        return self.values[np.ix_(self._rows(paths, starts, ends), columns)]
 
     def _columns(self, names: Sequence[str]) -> list[int]:
         place = {name: column for column, name in enumerate(self.labels)}
@@ -226,27 +285,27 @@ class ScoreTable:
             )
         return [place[name] for name in names]
 
-    def _rows(self, clips: Clips) -> list[int]:
-        wanted = list(_keys(*_places(clips), resolve=True))
+    def _rows(self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray) -> list[int]:
+        wanted = list(_keys(paths, starts, ends, resolve=True))
         place = self._index(_keys(self.paths, self.starts, self.ends, resolve=True))
         missing = [row for row, key in enumerate(wanted) if key not in place]
         if not missing:
             return [place[key] for key in wanted]
-        by_name = list(_keys(*_places(clips), resolve=False))
+        by_name = list(_keys(paths, starts, ends, resolve=False))
         names = list(_keys(self.paths, self.starts, self.ends, resolve=False))
         if len(set(names)) == len(names) and len(set(by_name)) == len(set(wanted)):
             found = {name: row for row, name in enumerate(names)}
             if all(name in found for name in by_name):
                 warnings.warn(
-                    f"scores are matched by file name: {wanted[missing[0]][0]} was scored as "
+                    f"scores are matched by file name: {paths[missing[0]]} was scored as "
                     f"{self.paths[found[by_name[missing[0]]]]}",
                     AtgnnWarning,
-                    stacklevel=3,
+                    stacklevel=4,
                 )
                 return [found[name] for name in by_name]
         raise ScoresError(
-            f"{len(missing)} of {len(clips)} clips have no scores, the first is "
-            f"{clips.paths[missing[0]]}: score this table of clips"
+            f"{len(missing)} of {len(paths)} clips have no scores, the first is "
+            f"{paths[missing[0]]}: score this table of clips"
         )
 
     def _index(self, keys: Iterable[Any]) -> dict[Any, int]:
@@ -256,6 +315,12 @@ class ScoreTable:
             if first != row and not np.array_equal(self.values[first], self.values[row]):
                 raise ScoresError(f"{self.paths[row]} is listed twice, with different scores")
         return place
+
+
+def _times(keys: Sequence[Any]) -> list[int]:
+    """How often each key is there."""
+    counts = Counter(keys)
+    return [counts[key] for key in keys]
 
 
 def _sources(clips: Clips | PackedWaveforms) -> Iterable[Taggable]:

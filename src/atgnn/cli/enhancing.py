@@ -18,7 +18,10 @@ def enhance(
     ] = "mean",
     split: Annotated[
         list[str] | None,
-        typer.Option(help="Value of `split` that means training; may be repeated. [train]"),
+        typer.Option(
+            help="Value of `split` that means training; may be repeated. [train, balanced and "
+            "unbalanced]"
+        ),
     ] = None,
     vocabulary: Annotated[
         str | None, typer.Option(help="audioset, fsd50k or a label file: where names are not ours.")
@@ -31,8 +34,7 @@ def enhance(
     """
     from typing import Any, cast
 
-    from atgnn.data.clips import Clips
-    from atgnn.data.store import PackedWaveforms, is_packed
+    from atgnn.data.store import PackedWaveforms, open_clips
     from atgnn.files import check_new
     from atgnn.labels import Vocabulary
     from atgnn.scoring import ScoreTable
@@ -44,8 +46,9 @@ def enhance(
     report = out.with_name(f"{out.stem}.report.csv")
     for path in (out, report):
         check_new(path, force)
+    opened = open_clips(clips)
     result = add_labels(
-        PackedWaveforms.open(clips).clips if is_packed(clips) else Clips.read(clips),
+        opened.clips if isinstance(opened, PackedWaveforms) else opened,
         ScoreTable.read(scores),
         method=cast(Any, method),
         splits=split or None,

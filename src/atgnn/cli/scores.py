@@ -25,8 +25,7 @@ def score(
 
     The same file serves enhancement, distillation, ensembles, thresholds and evaluation.
     """
-    from atgnn.data.clips import Clips
-    from atgnn.data.store import PackedWaveforms, is_packed
+    from atgnn.data.store import open_clips
     from atgnn.files import check_new
     from atgnn.scoring import ScoreTable
     from atgnn.tagger import Tagger
@@ -36,7 +35,7 @@ def score(
     show_warnings()
     check_new(out, force)
     tagger = Tagger.from_pretrained(model, device, precision)
-    chosen = PackedWaveforms.open(clips) if is_packed(clips) else Clips.read(clips)
+    chosen = open_clips(clips)
     failures: list[Failure] = []
     with counter(len(chosen)) as progress:
         table = ScoreTable.of(

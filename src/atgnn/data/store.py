@@ -26,7 +26,7 @@ from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clip, Clips
 from atgnn.errors import AtgnnError, ClipsError, MissingExtraError
 
-__all__ = ["SCALE", "BadClip", "PackedWaveforms", "decode", "is_packed"]
+__all__ = ["SCALE", "BadClip", "PackedWaveforms", "decode", "is_packed", "open_clips"]
 
 FORMAT = "atgnn packed waveforms"
 VERSION = 1
@@ -71,6 +71,11 @@ def decode(clip: Clip, rate: int, longest: float | None = None) -> np.ndarray:
 def is_packed(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder says of itself that it holds packed waveforms."""
     return (Path(folder) / HEADER).is_file()
+
+
+def open_clips(path: str | os.PathLike[str]) -> "Clips | PackedWaveforms":
+    """What lies at `path`: a folder of packed waveforms, or a table or folder of clips."""
+    return PackedWaveforms.open(path) if is_packed(path) else Clips.read(path)
 
 
 class PackedWaveforms:

@@ -47,6 +47,9 @@ METHODS: Mapping[str, Callable[[np.ndarray], Any]] = {
     "p5": lambda scores: np.percentile(scores, 5),
 }
 
+#: Values of the column `split` that mean training: FSD50K's, AudioSet's.
+TRAINING = ("train", "balanced", "unbalanced")
+
 #: FSD50K's labels that AudioSet does not use; nothing is concluded from them. In order: Crash
 #: cymbal, Domestic sounds, Human group actions, Human voice, Respiratory sounds.
 NO_SOURCES = frozenset(("/m/0bm0k", "/t/dd00071", "/t/dd00012", "/m/09l8g", "/m/09hlz4"))
@@ -182,9 +185,10 @@ def enhance(
     """Add to training clips the labels that annotators missed.
 
     `scores` are a teacher's, without augmentation, of at least the training clips. `splits` are
-    the values of the column ``split`` that mean training (None: ``train`` where there is such a
-    column, else all clips). The `vocabulary` is that of the scores, with the ontology's
-    identifiers, unless one with other identifiers is given.
+    the values of the column ``split`` that mean training (None: those of the public data sets,
+    ``train``, ``balanced`` and ``unbalanced``, where there is such a column, else all clips). The
+    `vocabulary` is that of the scores, with the ontology's identifiers, unless one with other
+    identifiers is given.
 
     A label that was unknown in a clip may be added; what is not added stays as it was.
 
@@ -239,7 +243,7 @@ def label_thresholds(targets: np.ndarray, scores: np.ndarray, method: Method) ->
 def _training_rows(clips: Clips, splits: Iterable[str] | None) -> np.ndarray:
     if splits is None and "split" not in clips.table:
         return np.arange(len(clips))
-    wanted = ["train"] if splits is None else list(splits)
+    wanted = list(TRAINING if splits is None else splits)
     rows = np.flatnonzero(clips.matching(split=wanted))
     if not len(rows):
         there = ", ".join(sorted({str(value) for value in clips.column("split")}))

@@ -7,6 +7,7 @@ OUT/history.csv      losses and metrics, a row per epoch
 OUT/logs/            the same for TensorBoard, where it is installed
 OUT/resume/last.ckpt state after the last whole epoch; `--resume` goes on from there
 OUT/best/            the checkpoint with the best validation metric so far
+OUT/epochs/021/      the checkpoint after an epoch, as far as `keep_epochs` says
 OUT/model/           the result
 OUT/metrics.json     its epoch and validation metrics
 """

@@ -1,6 +1,7 @@
 """What a run keeps: a row for each epoch, the best checkpoint so far, the result."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ from lightning.pytorch.callbacks import Callback
 from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.files import write_text
 from atgnn.labels import Vocabulary
+from atgnn.training.averaging import average
+from atgnn.training.epochs import epoch_folder
 from atgnn.training.folder import append_row
-from atgnn.training.module import TaggingModule
+from atgnn.training.module import TaggingModule, numbers_of
 from atgnn.training.recipe import Recipe
 
-__all__ = ["Keeper", "headline_of", "numbers_of"]
+__all__ = ["Keeper", "headline_of"]
+
+
+LAST = 5  # epochs whose metrics `select: last5` averages
 
 
 class Keeper(Callback):
@@ -27,23 +33,29 @@ class Keeper(Callback):
         self.lineage = lineage  # what the run's network had learned from before
         self.headline: float | None = None  # of the best epoch
         self.best: dict[str, float] = {}  # its number and metrics
-        self.latest: dict[str, float] = {}
+        self.recent: list[dict[str, float]] = []  # of the last epochs, oldest first
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The last epoch's number and metrics; empty before the first."""
+        return self.recent[-1] if self.recent else {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"headline": self.headline, "best": self.best, "latest": self.latest}
+        return {"headline": self.headline, "best": self.best, "recent": self.recent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.headline = state_dict["headline"]
-        self.best, self.latest = state_dict["best"], state_dict["latest"]
+        self.best, self.recent = state_dict["best"], state_dict["recent"]
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the weights when the validation metric is the best so far."""
         value = headline_of(pl_module)
         if value is None:
             return
-        self.latest = {"epoch": trainer.current_epoch + 1, **numbers_of(pl_module)}
+        latest = {"epoch": trainer.current_epoch + 1, **numbers_of(pl_module.metrics)}
+        self.recent = [*self.recent, latest][-LAST:]
         if self.headline is None or value > self.headline:
-            self.headline, self.best = value, self.latest
+            self.headline, self.best = value, latest
             self._save(pl_module, self.out / "best", self.best)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -53,15 +65,23 @@ class Keeper(Callback):
             value = trainer.callback_metrics.get(name)
             row[name] = "" if value is None else f"{float(value):.6f}"
         append_row(self.out / "history.csv", row)
+        epoch = trainer.current_epoch + 1
+        if epoch > self.recipe.optim.epochs - self.recipe.keep_epochs:
+            report = self.latest if self.latest.get("epoch") == epoch else {"epoch": epoch}
+            self._save(pl_module, epoch_folder(self.out, epoch), report, half=True)
 
     def finish(self, module: TaggingModule) -> Path:
-        """Write ``model``: the best epoch's weights or the last one's, as the recipe says."""
+        """Write ``model``, as the recipe's `select` says, and its metrics."""
         result, half = self.out / "model", self.recipe.save_half
         report = self.latest or {"epoch": self.recipe.optim.epochs}
-        if self.recipe.select == "best" and (self.out / "best").is_dir():
+        if self.recipe.select == "averaged":
+            _, report = average(self.out, result, device=module.device)
+        elif self.recipe.select == "best" and (self.out / "best").is_dir():
             report = self.best
             Checkpoint.from_pretrained(self.out / "best").save_pretrained(result, half=half)
         else:
+            if self.recipe.select == "last5" and self.recent:
+                report = mean_report(self.recent)
             self._save(module, result, report, half=half)
         write_text(self.out / "metrics.json", json.dumps(report, indent=1) + "\n")
         return result
@@ -69,12 +89,14 @@ class Keeper(Callback):
     def _save(
         self, module: TaggingModule, folder: Path, report: dict[str, float], half: bool = False
     ) -> None:
-        metrics = {name: value for name, value in report.items() if name != "epoch"}
+        metrics = {name: value for name, value in report.items() if not name.startswith("epoch")}
+        since = report.get("epochs_from")
+        span = f"mean of epochs {since} to" if since else "after epoch"
         provenance = Provenance(
             training_data=", ".join(Path(p).name for p in self.recipe.data.clips),
             lineage=self.lineage,
             metrics=metrics,
-            evaluated_on=f"Validation clips, after epoch {report['epoch']}." if metrics else "",
+            evaluated_on=f"Validation clips, {span} {report['epoch']}." if metrics else "",
             command="atgnn train recipe.yaml --out RUN   # the recipe.yaml that the run saved",
         )
         Checkpoint(
@@ -87,6 +109,13 @@ class Keeper(Callback):
         ).save_pretrained(folder, half=half)
 
 
+def mean_report(recent: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The last epoch's number with the mean of its and earlier epochs' metrics."""
+    known = [name for name in recent[-1] if name != "epoch" and all(name in one for one in recent)]
+    means = {name: round(sum(one[name] for one in recent) / len(recent), 6) for name in known}
+    return {"epochs_from": recent[0]["epoch"], "epoch": recent[-1]["epoch"], **means}
+
+
 def headline_of(module: TaggingModule) -> float | None:
     """The number by which epochs are compared; None where no validation label has a clip."""
     if module.metrics is None:
@@ -94,15 +123,3 @@ def headline_of(module: TaggingModule) -> float | None:
     accuracy, mean_ap = module.metrics.accuracy, module.metrics.mean_ap
     value = mean_ap if accuracy is None else accuracy
     return None if np.isnan(value) else value  # NaN as the best so far would stay it for ever
-
-
-def numbers_of(module: TaggingModule) -> dict[str, float]:
-    if module.metrics is None:
-        return {}
-    numbers = {
-        "mAP": module.metrics.mean_ap,
-        "AUC": module.metrics.auc,
-        "d_prime": module.metrics.d_prime,
-        "accuracy": module.metrics.accuracy,
-    }
-    return {k: round(v, 6) for k, v in numbers.items() if v is not None and np.isfinite(v)}

@@ -1,6 +1,7 @@
 """What one step of training does."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -17,7 +18,13 @@ from atgnn.training.loading import Batch
 from atgnn.training.recipe import OptimSettings, Recipe
 from atgnn.training.spectral import vary_features
 
-__all__ = ["TaggingModule", "learning_rate_factor", "masked_loss"]
+__all__ = [
+    "TaggingModule",
+    "learning_rate_factor",
+    "masked_loss",
+    "metrics_of",
+    "numbers_of",
+]
 
 STAIR = 50  # steps of the published warm-up
 
@@ -44,7 +51,7 @@ class TaggingModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Loss of a batch."""
-        logits = self.model(*self._features(batch, augmented=True))
+        logits = self.model(*self.features(batch, augmented=True))
         loss = masked_loss(
             logits, batch.targets, self.recipe.task, self.recipe.optim.label_smoothing
         )
@@ -53,7 +60,7 @@ class TaggingModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, step: int) -> None:
         """Scores of a batch, kept for the epoch's metrics."""
-        logits = self.model(*self._features(batch, augmented=False)).float()
+        logits = self.model(*self.features(batch, augmented=False)).float()
         self._seen.append((logits, batch.targets))
 
     def on_validation_epoch_end(self) -> None:
@@ -61,15 +68,13 @@ class TaggingModule(lightning.LightningModule):
         logits = torch.cat([pair[0] for pair in self._seen]).cpu()
         targets = torch.cat([pair[1] for pair in self._seen]).cpu()
         self._seen.clear()
-        single = self.recipe.task == "single_label"
-        scores = (logits.softmax(1) if single else logits.sigmoid()).numpy().astype(np.float64)
-        self.metrics = evaluate_scores(targets.numpy(), scores, self.labels, single_label=single)
+        self.metrics = metrics_of(logits, targets, self.recipe, self.labels)
         self.log("val_loss", masked_loss(logits, targets, self.recipe.task))
         self.log("val_mAP", self.metrics.mean_ap, prog_bar=True)
         if self.metrics.accuracy is not None:
             self.log("val_accuracy", self.metrics.accuracy, prog_bar=True)
 
-    def _features(self, batch: Batch, *, augmented: bool) -> tuple[Tensor, Tensor | None]:
+    def features(self, batch: Batch, *, augmented: bool) -> tuple[Tensor, Tensor | None]:
         """The model's input; lengths are left out where all clips are equally long.
 
         Nothing here waits for the device: what the host needs to know came with the batch.
@@ -115,6 +120,26 @@ class TaggingModule(lightning.LightningModule):
         }
 
 
+def metrics_of(logits: Tensor, targets: Tensor, recipe: Recipe, labels: Sequence[str]) -> Metrics:
+    """Metrics of validation clips, from logits and targets (N, L) in main memory."""
+    single = recipe.task == "single_label"
+    scores = (logits.softmax(1) if single else logits.sigmoid()).numpy().astype(np.float64)
+    return evaluate_scores(targets.numpy(), scores, labels, single_label=single)
+
+
+def numbers_of(metrics: Metrics | None) -> dict[str, float]:
+    """The numbers for a report; those that are not defined are left out."""
+    if metrics is None:
+        return {}
+    numbers = {
+        "mAP": metrics.mean_ap,
+        "AUC": metrics.auc,
+        "d_prime": metrics.d_prime,
+        "accuracy": metrics.accuracy,
+    }
+    return {k: round(v, 6) for k, v in numbers.items() if v is not None and np.isfinite(v)}
+
+
 def _groups(model: Network, settings: OptimSettings) -> list[dict[str, Any]]:
     """Adam decays all parameters, as published; AdamW spares vectors (biases, norms)."""
     parameters = list(model.parameters())
@@ -130,7 +155,7 @@ def learning_rate_factor(step: int, steps_per_epoch: int, settings: OptimSetting
     """Share of the recipe's learning rate that update number `step` (from 0) uses.
 
     Warm-up, linear or in PSLA's stairs of 50 steps, the first of which stands at 0 (SPEC E4); then
-    half as much after each milestone epoch, or a cosine down to zero.
+    less by a factor (0.5) after each milestone epoch, or a cosine down to zero.
     """
     warm = 1.0
     if step < settings.warmup_steps:
@@ -138,9 +163,9 @@ def learning_rate_factor(step: int, steps_per_epoch: int, settings: OptimSetting
         warm = (step // STAIR * STAIR if stairs else step + 1) / settings.warmup_steps
     if settings.schedule == "constant":
         return warm
-    if settings.schedule == "halving":
+    if settings.schedule == "steps":
         epoch = step // steps_per_epoch + 1
-        return warm * 0.5 ** sum(epoch > milestone for milestone in settings.milestones)
+        return warm * settings.decay ** sum(epoch > milestone for milestone in settings.milestones)
     total = max(1, settings.epochs * steps_per_epoch - settings.warmup_steps)
     done = min(1.0, max(0, step - settings.warmup_steps) / total)
     return warm * 0.5 * (1 + math.cos(math.pi * done))

@@ -111,10 +111,11 @@ class OptimSettings(_Settings):
     warmup: Literal["linear", "staircase"] = Field(
         "linear", description="per step, or as published: a stair every 50 steps, from 0"
     )
-    schedule: Literal["halving", "cosine", "constant"] = "halving"
+    schedule: Literal["steps", "cosine", "constant"] = "steps"
     milestones: tuple[int, ...] = Field(
-        tuple(range(10, 50, 5)), description="epochs after which `halving` halves the rate"
+        tuple(range(10, 50, 5)), description="epochs after which `steps` lowers the rate"
     )
+    decay: float = Field(0.5, gt=0, le=1, description="factor of the rate at each milestone")
     gradient_clip: float = Field(1.0, ge=0, description="largest norm; 0 is off")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
@@ -141,7 +142,19 @@ class Recipe(_Settings):
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     optim: OptimSettings = OptimSettings()
-    select: Literal["best", "last"] = Field("best", description="which epoch's weights to keep")
+    select: Literal["best", "last", "last5", "averaged"] = Field(
+        "best",
+        description="the result: the epoch that validates best; the last one, with its metrics or "
+        "their mean over the last five epochs; or the mean of the kept epochs' weights",
+    )
+    keep_epochs: int = Field(
+        0, ge=0, description="keep the weights of so many last epochs, in half precision"
+    )
+    average_norms: Literal["measured", "averaged"] = Field(
+        "measured",
+        description="batch-norm statistics of averaged weights: measured anew over training "
+        "clips, or averaged like all weights, as published",
+    )
     window_seconds: float = Field(10.0, gt=0, description="longer clips are cut to this length")
     seed: int = Field(42, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -152,6 +165,8 @@ class Recipe(_Settings):
     def _parts_exist(self) -> "Recipe":
         self.front_end_config()
         self.model_config_for(2)
+        if self.select == "averaged" and min(self.keep_epochs, self.optim.epochs) < 2:
+            raise ConfigError("select: averaged needs two or more keep_epochs (and optim.epochs)")
         return self
 
     def front_end_config(self) -> FrontEndConfig:

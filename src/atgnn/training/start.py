@@ -21,6 +21,7 @@ from atgnn.training.recipe import Recipe
 __all__ = ["IMAGENET", "Start", "ancestors", "new_model"]
 
 IMAGENET = "imagenet"  # as a recipe's `init`
+MISSING = "???"  # what stands in a recipe that cannot do without
 
 
 class Start(NamedTuple):
@@ -43,6 +44,10 @@ def new_model(recipe: Recipe, division: Division) -> Start:
             raise ConfigError("init: imagenet needs a network that saw it: set model.preset=lite0")
         report, lineage = load_imagenet(model)
         return Start(model, report, (lineage,))
+    if recipe.init == MISSING:
+        raise ConfigError(
+            f"the recipe {recipe.name} starts from a trained model: add --set init=CHECKPOINT"
+        )
     if Path(recipe.init).is_file():
         if not isinstance(model, ATGNN):
             raise ConfigError(
