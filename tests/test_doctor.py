@@ -113,11 +113,11 @@ def test_instructions_are_read_from_the_system(monkeypatch, tmp_path) -> None:
     )
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(doctor, "CPUINFO", tmp_path / "cpuinfo")
-    found = doctor._processor()
+    found = doctor.processor()
     assert (found.name, found.instructions) == ("Some Xeon", ("avx2", "fma", "amx_bf16"))
     assert found.bfloat16
     monkeypatch.setattr(doctor, "CPUINFO", tmp_path / "missing")
-    found = doctor._processor()
+    found = doctor.processor()
     assert found.name
     assert found.instructions == ()
     assert not found.bfloat16

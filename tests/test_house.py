@@ -9,7 +9,7 @@ import atgnn
 
 ROOT = Path(atgnn.__file__).parent
 FLOORS = [
-    {"errors", "memory", "startup"},
+    {"distributed", "errors", "memory", "startup"},
     {"files"},
     {"audio", "frontend", "labels"},
     {"graph", "metrics", "tags"},

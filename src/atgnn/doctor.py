@@ -23,7 +23,7 @@ from atgnn.errors import KernelError
 from atgnn.graph import backend_in_use, knn_extremum, use_backend
 from atgnn.graph.kernels import cpu
 
-__all__ = ["Audio", "GraphKernel", "Graphics", "Processor", "Report", "examine"]
+__all__ = ["Audio", "GraphKernel", "Graphics", "Processor", "Report", "examine", "processor"]
 
 #: Instructions that matter to speed here, in the words of Linux; the last are ARM's.
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
@@ -110,7 +110,7 @@ def examine() -> Report:
         python=platform.python_version(),
         torch=torch.__version__,
         system=f"{platform.system()} {platform.machine()}",
-        processor=_processor(),
+        processor=processor(),
         graph_kernel=_graph_kernel(),
         graphics=_graphics(),
         audio=_audio(),
@@ -124,7 +124,8 @@ def examine() -> Report:
 # ------------------------------------------------------------------ the processor
 
 
-def _processor() -> Processor:
+def processor() -> Processor:
+    """What this machine computes on."""
     facts = _cpuinfo()
     flags = (facts.get("flags") or facts.get("Features") or "").split()
     known = tuple(flag for flag in INSTRUCTIONS if flag in flags)

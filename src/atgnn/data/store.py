@@ -26,7 +26,15 @@ from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clip, Clips
 from atgnn.errors import AtgnnError, ClipsError, MissingExtraError
 
-__all__ = ["SCALE", "BadClip", "PackedWaveforms", "decode", "is_packed", "open_clips"]
+__all__ = [
+    "SCALE",
+    "BadClip",
+    "PackedWaveforms",
+    "decode",
+    "is_packed",
+    "open_clips",
+    "table_of",
+]
 
 FORMAT = "atgnn packed waveforms"
 VERSION = 1
@@ -76,6 +84,11 @@ def is_packed(folder: str | os.PathLike[str]) -> bool:
 def open_clips(path: str | os.PathLike[str]) -> "Clips | PackedWaveforms":
     """What lies at `path`: a folder of packed waveforms, or a table or folder of clips."""
     return PackedWaveforms.open(path) if is_packed(path) else Clips.read(path)
+
+
+def table_of(folder: str | os.PathLike[str]) -> Path:
+    """The file of a packed folder that lists its clips, with a checksum of each one's samples."""
+    return Path(folder) / TABLE
 
 
 class PackedWaveforms:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.graph.kernels import norm as kernel
+from atgnn.model.together import normalise_together, shared
 
 __all__ = ["grouped_linear", "normalise", "normalise_gelu_linear"]
 
@@ -29,9 +30,9 @@ def normalise(x: Tensor, norm: nn.BatchNorm1d, mask: Tensor | None, gelu: bool =
         gelu: whether a GELU follows.
     """
     rows, valid = x.reshape(-1, x.shape[-1]), None if mask is None else mask.reshape(-1)
-    if _compiled_here(rows):
+    if _compiled_here(rows) and not shared(norm):
         out, mean, variance = _Normalise.apply(rows, valid, norm.weight, norm.bias, norm.eps, gelu)
-        _track(norm, mean, variance, rows, valid)
+        _track(norm, mean, variance, _count(rows, valid))
     else:
         out = _plain(rows, valid, norm)
         out = functional.gelu(out) if gelu else out  # of padding, 0, it is 0
@@ -43,11 +44,11 @@ def normalise_gelu_linear(
 ) -> Tensor:
     """``linear(gelu(norm(x)))`` with the batch's own statistics: ``(..., C)`` to ``(..., D)``."""
     rows, valid = x.reshape(-1, x.shape[-1]), None if mask is None else mask.reshape(-1)
-    if _compiled_here(rows):
+    if _compiled_here(rows) and not shared(norm):
         out, mean, variance = _NormaliseGeluLinear.apply(
             rows, valid, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias
         )
-        _track(norm, mean, variance, rows, valid)
+        _track(norm, mean, variance, _count(rows, valid))
     else:
         out = linear(functional.gelu(_plain(rows, valid, norm)))
     return out.view(*x.shape[:-1], -1)
@@ -62,6 +63,12 @@ def _compiled_here(rows: Tensor) -> bool:
 
 
 def _plain(rows: Tensor, valid: Tensor | None, norm: nn.BatchNorm1d) -> Tensor:
+    if shared(norm):
+        out, mean, variance, count = normalise_together(
+            rows, valid, norm.weight, norm.bias, norm.eps
+        )
+        _track(norm, mean, variance, count)
+        return out
     if valid is None:
         return nn.BatchNorm1d.forward(norm, rows)
     padding = ~valid[:, None]
@@ -69,15 +76,18 @@ def _plain(rows: Tensor, valid: Tensor | None, norm: nn.BatchNorm1d) -> Tensor:
     share = valid.to(wide.dtype)[:, None] / valid.sum().clamp(min=1)
     mean = (wide * share).sum(0)
     variance = ((wide - mean).square() * share).sum(0)
-    _track(norm, mean, variance, rows, valid)
+    _track(norm, mean, variance, _count(rows, valid))
     out = (wide - mean) * (torch.rsqrt(variance + norm.eps) * norm.weight) + norm.bias
     return out.masked_fill(padding, 0).to(rows.dtype)
 
 
+def _count(rows: Tensor, valid: Tensor | None) -> Any:
+    """Number of valid rows."""
+    return rows.shape[0] if valid is None else valid.sum()
+
+
 @torch.no_grad()
-def _track(
-    norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: Tensor, valid: Tensor | None
-) -> None:
+def _track(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: Any) -> None:
     """Running statistics, with the unbiased variance, as PyTorch's own layer."""
     if norm.running_mean is None or norm.running_var is None:
         return
@@ -86,7 +96,6 @@ def _track(
     share: Any = norm.momentum
     if share is None:  # the mean of all batches so far
         share = (1 / norm.num_batches_tracked).to(norm.running_mean.dtype)
-    count: Any = rows.shape[0] if valid is None else valid.sum()
     spread = count / (count - 1 + (count == 1))
     norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), share)
     norm.running_var.lerp_((variance.detach() * spread).to(norm.running_var.dtype), share)

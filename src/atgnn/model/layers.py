@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from atgnn.distributed import own_rows, part
 from atgnn.graph import node_mask
 from atgnn.model.config import LayoutConfig
 from atgnn.model.fused import grouped_linear, normalise, normalise_gelu_linear
@@ -63,7 +64,12 @@ def check_input(config: LayoutConfig, mel: Tensor, lengths: Tensor | None) -> No
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over all leading axes; in training, statistics of valid rows only."""
+    """Batch normalisation over all leading axes; in training, statistics of valid rows only.
+
+    `shared_statistics`: in training, of the rows of all processes (`model/together.py`).
+    """
+
+    shared_statistics = False
 
     def forward(self, x: Tensor, mask: Tensor | None = None, gelu: bool = False) -> Tensor:
         """``(..., C)`` to ``(..., C)``; `mask` (...) is False where a row is padding."""
@@ -207,5 +213,6 @@ class DropPath(nn.Module):
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
     """Zero whole clips of a batch with probability `rate`, scale the others up."""
-    keep = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(1 - rate)
+    clips = part().world * x.shape[0]
+    keep = own_rows(x.new_empty(clips, *(1,) * (x.ndim - 1)).bernoulli_(1 - rate))
     return x * (keep / (1 - rate))

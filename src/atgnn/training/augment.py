@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atgnn.distributed import uniform
 from atgnn.training.recipe import AugmentSettings
 
 __all__ = [
@@ -147,7 +148,7 @@ def mask_features(
 
 def _stretch(sizes: Tensor, largest: int, steps: int, generator: torch.Generator) -> Tensor:
     """One random interval per clip: ``(B,)`` sizes to ``(B, steps)`` bool."""
-    draw = torch.rand(2, len(sizes), generator=generator).to(sizes.device, non_blocking=True)
+    draw = uniform(2, len(sizes), clips=1, generator=generator).to(sizes.device, non_blocking=True)
     width = (draw[0] * torch.minimum(torch.full_like(sizes, largest), sizes // 2)).floor()
     start = (draw[1] * (sizes - width)).floor()
     step = torch.arange(steps, device=sizes.device)
@@ -157,7 +158,8 @@ def _stretch(sizes: Tensor, largest: int, steps: int, generator: torch.Generator
 def shift_frequency(features: Tensor, largest: int, generator: torch.Generator) -> Tensor:
     """Move each clip up or down by up to `largest` bins; the edge bins repeat. ``(B, T, F)``."""
     batch, frames, bins = features.shape
-    shift = torch.randint(-largest, largest + 1, (batch, 1), generator=generator)
+    draw = uniform(batch, 1, clips=0, generator=generator)
+    shift = (draw * (2 * largest + 1)).long() - largest
     source = (torch.arange(bins) - shift).clamp(0, bins - 1)  # (B, F)
     source = source.to(features.device, non_blocking=True)
     return features.gather(2, source[:, None, :].expand(-1, frames, -1))

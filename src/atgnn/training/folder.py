@@ -1,11 +1,14 @@
 """The folder of a run, which explains itself.
 
+OUT/README.md        what happened, how it stands, how to go on
 OUT/recipe.yaml      the resolved recipe
-OUT/environment.json versions of what it ran on
+OUT/environment.json versions, processor, devices and git state, an entry for each start
+OUT/data.json        digests of labels, clips, targets and of the files that listed them
 OUT/init.txt         where the run starts from weights: what was loaded, converted, left new
-OUT/history.csv      losses and metrics, a row per epoch
+OUT/history.csv      losses, metrics and learning rate, a row per epoch
+OUT/curves.png       the same as a picture
 OUT/logs/            the same for TensorBoard, where it is installed
-OUT/resume/last.ckpt state after the last whole epoch; `--resume` goes on from there
+OUT/resume/last.ckpt state after the last epoch or within one; `--resume` goes on from there
 OUT/best/            the checkpoint with the best validation metric so far
 OUT/epochs/021/      the checkpoint after an epoch, as far as `keep_epochs` says
 OUT/model/           the result
@@ -13,58 +16,135 @@ OUT/metrics.json     its epoch and validation metrics
 """
 
 import json
-import platform
+import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
-import torch
 
-from atgnn import __version__
 from atgnn.errors import ConfigError
 from atgnn.files import write_text
-from atgnn.training.recipe import Recipe, load_recipe
+from atgnn.training.curves import METRICS, draw_curves, read_history
+from atgnn.training.recipe import Recipe, changed_settings, load_recipe
 
-__all__ = ["append_row", "check_folder", "claim", "environment"]
+__all__ = ["RunFolder", "check_folder"]
+
+REDRAWN_EVERY = 60  # seconds
 
 
 def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
     """A new run needs an empty folder, a resumed one a folder of the same recipe."""
     saved = out / "recipe.yaml"
-    if resume and not saved.is_file():
-        raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
-    if resume and load_recipe(saved) != recipe:
-        raise ConfigError(f"{saved} differs from this recipe: resume needs the same settings")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if resume:
+        if not saved.is_file():
+            raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
+        changes = changed_settings(load_recipe(saved), recipe)
+        if changes:
+            listed = ", ".join(changes[:5]) + (f" and {len(changes) - 5} more" * (len(changes) > 5))
+            raise ConfigError(
+                f"{out} was begun with another recipe: {listed}; leave recipe and settings out to "
+                "go on with its own, or start a new run"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty: give --resume to go on, or another --out")
 
 
-def claim(recipe: Recipe, out: Path, start: str) -> None:
-    """Write down what the run is."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "recipe.yaml", recipe.to_yaml())
-    write_text(out / "environment.json", json.dumps(environment(), indent=1) + "\n")
-    if start:
-        write_text(out / "init.txt", start + "\n")
+class RunFolder:
+    """What the leading process writes down of a run, besides weights."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+        self._drawn_at = time.monotonic()
+
+    def claim(self, start: str, data: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Write down what the run is, each time it starts."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "recipe.yaml", self.recipe.to_yaml())
+        write_text(self.path / "data.json", json.dumps(data, indent=1) + "\n")
+        file = self.path / "environment.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        starts = [*before.get("starts", []), environment]
+        write_text(file, json.dumps({"starts": starts}, indent=1) + "\n")
+        if start:
+            write_text(self.path / "init.txt", start + "\n")
+        self.tell("It is under way, or was ended without notice.")
+
+    def add_epoch(self, row: dict[str, Any]) -> None:
+        """Add a row to the history; a resumed run writes over what it repeats."""
+        path = self.path / "history.csv"
+        lines = path.read_text().splitlines() if path.is_file() else [",".join(row)]
+        kept = [line for line in lines[1:] if int(line.split(",")[0]) < row["epoch"]]
+        own = ",".join(str(row.get(name, "")) for name in lines[0].split(","))
+        text = "\n".join([lines[0], *kept, own])
+        write_text(path, text + "\n")
+        if time.monotonic() - self._drawn_at > REDRAWN_EVERY:
+            self.draw()
+        self.tell("It is under way, or was ended without notice.")
+
+    def draw(self) -> None:
+        """The curves, from the history."""
+        history = self.path / "history.csv"
+        if history.is_file():
+            draw_curves(history, self.path / "curves.png")
+            self._drawn_at = time.monotonic()
+
+    def tell(self, state: str) -> None:
+        """Write README.md: how the run stands, what it was, how to go on."""
+        write_text(self.path / "README.md", "\n".join(self._story(state)) + "\n")
+
+    def _story(self, state: str) -> list[str]:
+        recipe, now = self.recipe, datetime.now(timezone.utc).isoformat(timespec="seconds")
+        history = self.path / "history.csv"
+        columns = read_history(history) if history.is_file() else {"epoch": []}
+        done = int(columns["epoch"][-1]) if columns["epoch"] else 0
+        return [
+            f"# Run of the recipe `{recipe.name}`",
+            "",
+            f"{state} {done} of {recipe.optim.epochs} epochs are complete ({now}).",
+            "",
+            *(f"- {line}" for line in self._facts(columns)),
+            "",
+            *(["![Loss, metrics, learning rate](curves.png)", ""] * bool(done)),
+            "## How to go on",
+            "",
+            "```sh",
+            f"atgnn train --out {self.path} --resume     # goes on where it stopped",
+            *([f"atgnn tag SOUND --model {self.path}/model"] * (self.path / "model").is_dir()),
+            f"tensorboard --logdir {self.path}/logs" if "tensorboard" in recipe.loggers else "",
+            "```",
+            "",
+            "## What lies here",
+            "",
+            *_contents(self.path),
+        ]
+
+    def _facts(self, columns: dict[str, list[float]]) -> list[str]:
+        data = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
+        starts = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["starts"]
+        first, last = starts[0], starts[-1]
+        facts = [
+            f"{data['training']['clips']} clips to train on, "
+            f"{data.get('validation', {}).get('clips', 0)} to validate, "
+            f"{data['labels']['number']} labels; from {', '.join(data['sources'])}",
+            f"model `{self.recipe.model.get('preset', 'pyr-s')}`, seed {self.recipe.seed}",
+            f"begun {first['time']}, started {len(starts)} time{'s' * (len(starts) > 1)}, the last "
+            f"time on {last['device']} by `{last['command']}`",
+        ]
+        if last["git"]:
+            changed = len(last["git"]["changed_files"])
+            facts.append(f"git commit {last['git']['commit'][:12]}, {changed} files changed since")
+        for name, title in METRICS.items():
+            values = np.array(columns.get(name, []))
+            if np.isfinite(values).any():
+                best = int(np.nanargmax(values))
+                epoch = int(columns["epoch"][best])
+                facts.append(f"best {title} in validation: {values[best]:.4f}, epoch {epoch}")
+        return facts
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to the history; a resumed run writes over what it repeats."""
-    lines = path.read_text().splitlines() if path.is_file() else [",".join(row)]
-    kept = [line for line in lines[1:] if int(line.split(",")[0]) < row["epoch"]]
-    text = "\n".join([lines[0], *kept, ",".join(map(str, row.values()))])
-    write_text(path, text + "\n")
-
-
-def environment() -> dict[str, Any]:
-    return {
-        "atgnn": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "numpy": np.__version__,
-        "processor": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
+def _contents(folder: Path) -> list[str]:
+    """The list at the top of this file, of what is there."""
+    lines = [line for line in (__doc__ or "").splitlines() if line.startswith("OUT/")]
+    entries = [line.removeprefix("OUT/").split(maxsplit=1) for line in lines]
+    return [f"- `{name}`: {text}" for name, text in entries if (folder / name).exists()]

@@ -13,7 +13,7 @@ from atgnn.files import write_text
 from atgnn.labels import Vocabulary
 from atgnn.training.averaging import average
 from atgnn.training.epochs import epoch_folder
-from atgnn.training.folder import append_row
+from atgnn.training.folder import RunFolder
 from atgnn.training.module import TaggingModule, numbers_of
 from atgnn.training.recipe import Recipe
 
@@ -23,13 +23,28 @@ __all__ = ["Keeper", "headline_of"]
 LAST = 5  # epochs whose metrics `select: last5` averages
 
 
+#: Of history.csv, behind the epoch. The learning rate is that of the next update.
+COLUMNS = {
+    "train_loss": ".6f",
+    "val_loss": ".6f",
+    "val_mAP": ".6f",
+    "val_accuracy": ".6f",
+    "learning_rate": ".6g",
+}
+
+
 class Keeper(Callback):
     """Saves the best checkpoint as it appears, and the result at the end."""
 
     def __init__(
-        self, recipe: Recipe, vocabulary: Vocabulary, out: Path, lineage: tuple[str, ...] = ()
+        self,
+        recipe: Recipe,
+        vocabulary: Vocabulary,
+        folder: RunFolder,
+        lineage: tuple[str, ...] = (),
     ) -> None:
-        self.recipe, self.vocabulary, self.out = recipe, vocabulary, out
+        self.recipe, self.vocabulary, self.folder = recipe, vocabulary, folder
+        self.out = folder.path
         self.lineage = lineage  # what the run's network had learned from before
         self.headline: float | None = None  # of the best epoch
         self.best: dict[str, float] = {}  # its number and metrics
@@ -56,16 +71,20 @@ class Keeper(Callback):
         self.recent = [*self.recent, latest][-LAST:]
         if self.headline is None or value > self.headline:
             self.headline, self.best = value, latest
-            self._save(pl_module, self.out / "best", self.best)
+            if trainer.is_global_zero:
+                self._save(pl_module, self.out / "best", self.best)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Add the epoch's row to the history."""
-        row = {"epoch": trainer.current_epoch + 1}
-        for name in ("train_loss", "val_loss", "val_mAP", "val_accuracy"):
-            value = trainer.callback_metrics.get(name)
-            row[name] = "" if value is None else f"{float(value):.6f}"
-        append_row(self.out / "history.csv", row)
+        """Add the epoch's row to the history; keep its weights, where the recipe says so."""
         epoch = trainer.current_epoch + 1
+        numbers = {**trainer.callback_metrics, **pl_module.means.means()}
+        numbers["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row: dict[str, Any] = {"epoch": epoch}
+        for name, digits in COLUMNS.items():
+            row[name] = "" if name not in numbers else f"{float(numbers[name]):{digits}}"
+        if not trainer.is_global_zero:
+            return
+        self.folder.add_epoch(row)
         if epoch > self.recipe.optim.epochs - self.recipe.keep_epochs:
             report = self.latest if self.latest.get("epoch") == epoch else {"epoch": epoch}
             self._save(pl_module, epoch_folder(self.out, epoch), report, half=True)
@@ -84,6 +103,8 @@ class Keeper(Callback):
                 report = mean_report(self.recent)
             self._save(module, result, report, half=half)
         write_text(self.out / "metrics.json", json.dumps(report, indent=1) + "\n")
+        self.folder.draw()
+        self.folder.tell("It is finished.")
         return result
 
     def _save(

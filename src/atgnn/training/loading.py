@@ -21,6 +21,7 @@ from torch import Tensor
 from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, PackedWaveforms, decode
+from atgnn.distributed import Part
 from atgnn.errors import ClipsError
 from atgnn.training import augment, sampling
 from atgnn.training.recipe import AugmentSettings
@@ -249,6 +250,10 @@ class Loader:
     With workers, threads load ahead of the network. Threads, because copying, decoding and
     resampling leave Python's lock alone: processes would each need their own copy of the clips
     kept in memory, and fresh pages for every batch cost four times what filling it does.
+
+    Several processes that train together share each batch of `batch_size`: the first of P takes
+    its first P-th. Without a sampler, every clip belongs to one process, and `places` says which
+    are this one's; where there are fewer clips than processes, all have all.
     """
 
     def __init__(
@@ -257,35 +262,57 @@ class Loader:
         batch_size: int,
         workers: int = 0,
         sampler: EpochSampler | None = None,
+        part: Part = Part(),  # noqa: B008
     ) -> None:
-        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.dataset, self.batch_size, self.workers, self.part = dataset, batch_size, workers, part
         self._sampler = sampler  # not `sampler`: Lightning takes what has one for torch's own
         self._pinned = torch.cuda.is_available()
+        self._epoch = 0
+        self.taken = 0  # batches of the epoch that have been trained on; iteration goes on there
+        rank, world = part if len(dataset) >= part.world else Part()
+        self.places = np.arange(rank, len(dataset), world)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw and, with a sampler, shuffle as in this epoch; call it before an epoch begins."""
+        self._epoch, self.taken = epoch, 0
         self.dataset.set_epoch(epoch)
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
 
+    def state_dict(self) -> dict[str, int]:
+        """The place in the epoch, for `load_state_dict`."""
+        return {"epoch": self._epoch, "taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batches that have been trained on."""
+        self.set_epoch(state["epoch"])
+        self.taken = state["taken"]
+
     def __len__(self) -> int:
-        """Number of batches."""
-        whole, rest = divmod(len(self.dataset), self.batch_size)
-        return whole + (rest > 0 and (self._sampler is None or whole == 0))
+        """Number of batches of an epoch."""
+        if self._sampler is None:
+            return -(-len(self.places) // max(1, self.batch_size // self.part.world))
+        return max(1, len(self._sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        sampler = self._sampler
-        order = np.arange(len(self.dataset)) if sampler is None else sampler.order()
-        draws = list(zip(order.tolist(), sampling.repeats(order).tolist(), strict=True))
-        chosen = [
-            draws[self.batch_size * number : self.batch_size * (number + 1)]
-            for number in range(len(self))
-        ]
+        chosen = self._batches()[self.taken :]
         if not self.workers:
             yield from map(self._load, chosen)
             return
         with closing(map_ahead(self._load, chosen, self.workers, 2 * self.workers)) as batches:
             yield from batches
+
+    def _batches(self) -> list[list[tuple[int, int]]]:
+        """Of each batch the clips that are this process's, and how often each has come before."""
+        rank, world = self.part
+        size = max(1, self.batch_size // world)
+        if self._sampler is None:
+            own = [(place, 0) for place in self.places.tolist()]
+            return [own[size * number : size * (number + 1)] for number in range(len(self))]
+        order = self._sampler.order()
+        draws = list(zip(order.tolist(), sampling.repeats(order).tolist(), strict=True))
+        starts = [self.batch_size * number + rank * size for number in range(len(self))]
+        return [draws[start : start + size] for start in starts]
 
     def _load(self, draws: list[tuple[int, int]]) -> Batch:
         return collate([self.dataset.item(*draw) for draw in draws], self._pinned)

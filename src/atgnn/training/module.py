@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from atgnn.distributed import gather_rows, mean_over_processes
 from atgnn.frontend import FrontEnd
 from atgnn.metrics import Metrics, evaluate_scores
 from atgnn.networks import Network
 from atgnn.training.augment import mask_features, shift_frequency
 from atgnn.training.loading import Batch
+from atgnn.training.means import EpochMeans, step_seed
 from atgnn.training.recipe import OptimSettings, Recipe
 from atgnn.training.spectral import vary_features
 
@@ -40,23 +42,44 @@ class TaggingModule(lightning.LightningModule):
         self.front_end = FrontEnd(recipe.front_end_config())
         self.model = model
         self.metrics: Metrics | None = None
+        self.means = EpochMeans()
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def on_train_epoch_start(self) -> None:
-        """Every draw of the epoch is a function of the seed and the epoch."""
-        epoch = self.current_epoch
+        """Not called where a run goes on within an epoch: all of this was saved."""
         loader: Any = self.trainer.train_dataloader
-        loader.set_epoch(epoch)
-        torch.manual_seed(self.recipe.seed * 100_003 + epoch)
+        loader.set_epoch(self.current_epoch)
+        self.means.clear()
+
+    def on_train_batch_start(self, batch: Batch, step: int) -> None:
+        """Every draw of a step is a function of the seed, the epoch and the step."""
+        loader: Any = self.trainer.train_dataloader
+        loader.taken = step + 1
+        torch.manual_seed(step_seed(self.recipe.seed, self.current_epoch, step))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What Lightning does not keep."""
+        checkpoint["means"] = self.means.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with it; a whole epoch of an earlier version has none."""
+        if "means" in checkpoint:
+            self.means.load_state_dict(checkpoint["means"])
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Loss of a batch."""
         logits = self.model(*self.features(batch, augmented=True))
         loss = masked_loss(
-            logits, batch.targets, self.recipe.task, self.recipe.optim.label_smoothing
+            logits, batch.targets, self.recipe.task, self.recipe.optim.label_smoothing, shared=True
         )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(logits))
+        self.means.add("train_loss", loss)
+        if self.loggers:
+            self.log("loss", loss, on_epoch=False)  # this process's share of it
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Write the epoch's means to the loggers."""
+        self.log_dict(self.means.means())
 
     def validation_step(self, batch: Batch, step: int) -> None:
         """Scores of a batch, kept for the epoch's metrics."""
@@ -65,14 +88,22 @@ class TaggingModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all validation clips."""
-        logits = torch.cat([pair[0] for pair in self._seen]).cpu()
-        targets = torch.cat([pair[1] for pair in self._seen]).cpu()
-        self._seen.clear()
+        logits, targets = self._all_seen()
         self.metrics = metrics_of(logits, targets, self.recipe, self.labels)
         self.log("val_loss", masked_loss(logits, targets, self.recipe.task))
         self.log("val_mAP", self.metrics.mean_ap, prog_bar=True)
         if self.metrics.accuracy is not None:
             self.log("val_accuracy", self.metrics.accuracy, prog_bar=True)
+
+    def _all_seen(self) -> tuple[Tensor, Tensor]:
+        """Logits and targets of all validation clips, each once, in order, from all processes."""
+        logits = gather_rows(torch.cat([pair[0] for pair in self._seen])).cpu()
+        targets = gather_rows(torch.cat([pair[1] for pair in self._seen])).cpu()
+        loader: Any = self.trainer.val_dataloaders
+        places = gather_rows(torch.from_numpy(loader.places).to(self.device)).cpu()
+        self._seen.clear()
+        _, order = np.unique(places.numpy(), return_index=True)
+        return logits[order], targets[order]
 
     def features(self, batch: Batch, *, augmented: bool) -> tuple[Tensor, Tensor | None]:
         """The model's input; lengths are left out where all clips are equally long.
@@ -171,18 +202,29 @@ def learning_rate_factor(step: int, steps_per_epoch: int, settings: OptimSetting
     return warm * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def masked_loss(logits: Tensor, targets: Tensor, task: str, smoothing: float = 0.0) -> Tensor:
+def masked_loss(
+    logits: Tensor, targets: Tensor, task: str, smoothing: float = 0.0, *, shared: bool = False
+) -> Tensor:
     """Mean loss in float32; unknown (NaN) cells take no part.
 
     ``multi_label``: binary cross-entropy over the known cells of ``(B, L)``. ``single_label``:
     cross-entropy over clips; a clip with an unknown cell is left out.
+
+    With `shared`, the clips are a part of a batch: the sum here is divided by the number of known
+    cells that processes have on average. The mean of that over processes, which is what they step
+    by, is the mean over all known cells of the batch, however unevenly the unknown ones fall.
     """
     logits, known = logits.float(), ~targets.isnan()
     if task == "single_label":
         whole = known.all(1)
         truth = targets.nan_to_num()
         loss = functional.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing)
-        return (loss * whole).sum() / whole.sum().clamp(min=1)
+        return (loss * whole).sum() / _divisor(whole, shared)
     truth = targets.nan_to_num() * (1 - smoothing) + smoothing / 2
     cells = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    return (cells * known).sum() / known.sum().clamp(min=1)
+    return (cells * known).sum() / _divisor(known, shared)
+
+
+def _divisor(known: Tensor, shared: bool) -> Tensor:
+    count = known.sum()
+    return (mean_over_processes(count) if shared else count).clamp(min=1)

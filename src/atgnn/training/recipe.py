@@ -17,10 +17,33 @@ __all__ = [
     "DataSettings",
     "OptimSettings",
     "Recipe",
+    "ScaleSettings",
+    "changed_settings",
     "load_recipe",
     "recipe_names",
+    "recipe_of_run",
 ]
 
+
+#: What may change when a run goes on: how it is computed and written down, and where its data are
+#: (digests tell whether they are the same).
+FREE = {
+    "data.clips",
+    "data.packed",
+    "data.vocabulary",
+    "description",
+    "workers",
+    "loggers",
+    "data.cache_gigabytes",
+    "scale.accelerator",
+    "scale.devices",
+    "scale.nodes",
+    "scale.checkpoint_minutes",
+    "scale.checkpoint_steps",
+}
+
+#: Settings that may name files and folders.
+PATHS = {"init", "data.clips", "data.packed", "data.vocabulary"}
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -120,6 +143,27 @@ class OptimSettings(_Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
+class ScaleSettings(_Settings):
+    """On how many devices a run works, and how often it can be taken up again.
+
+    The batch size is that of all processes together: a recipe gives the same run on one device
+    and on several, as near as sums of rounded numbers allow.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: Annotated[int, Field(ge=1)] | Literal["all"] | None = Field(
+        None, description="processes of each node; nothing: as torchrun or SLURM say, else one"
+    )
+    nodes: Annotated[int, Field(ge=1)] | None = Field(None, description="as `devices`")
+    sync_norms: bool = Field(
+        True, description="batch norms of several processes see the clips of all of them"
+    )
+    checkpoint_minutes: float = Field(
+        10.0, ge=0, description="within an epoch, save the run's state so often; 0: never"
+    )
+    checkpoint_steps: int = Field(0, ge=0, description="the same by updates of the weights")
+
+
 class Recipe(_Settings):
     """All of a run. `atgnn train` saves the resolved one as ``recipe.yaml``."""
 
@@ -159,6 +203,10 @@ class Recipe(_Settings):
     seed: int = Field(42, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = Field(2, ge=0, description="threads that load ahead of the network; 0: none")
+    scale: ScaleSettings = ScaleSettings()
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        ("tensorboard",), description="where else to write losses and metrics; may be none"
+    )
     save_half: bool = Field(True, description="store the final weights in half precision")
 
     @model_validator(mode="after")
@@ -190,12 +238,75 @@ class Recipe(_Settings):
             )
         return network_preset(name, **changes, num_labels=num_labels)
 
+    def with_absolute_paths(self) -> "Recipe":
+        """The recipe as it is to be saved: its files are found from any working directory."""
+
+        def absolute(value: Any) -> Any:
+            if isinstance(value, (tuple, list)):
+                return [absolute(one) for one in value]
+            there = isinstance(value, str) and os.path.exists(os.path.expanduser(value))
+            return os.path.abspath(os.path.expanduser(value)) if there else value
+
+        values = self.model_dump()
+        for setting in PATHS:
+            *parents, last = setting.split(".")
+            place = values
+            for parent in parents:
+                place = place[parent]
+            place[last] = absolute(place[last])
+        return Recipe.model_validate(values)
+
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads back."""
         text: str = yaml.safe_dump(
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
         return text
+
+
+def recipe_of_run(out: Path, resume: bool, overrides: list[str]) -> Recipe:
+    """The recipe that a run saved in its folder, with overrides.
+
+    Raises `ConfigError` where there is none, or a new run is wanted.
+    """
+    if not resume:
+        raise ConfigError(
+            f"a new run needs a recipe: a .yaml file or one of {', '.join(recipe_names())}"
+        )
+    saved = out / "recipe.yaml"
+    if not saved.is_file():
+        raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
+    return load_recipe(saved, overrides)
+
+
+def changed_settings(saved: Recipe, asked: Recipe) -> list[str]:
+    """Settings in which two recipes of one run may not differ but do: ``key=old (now new)``.
+
+    How a run is computed and written down, `FREE`, may change.
+    """
+    old, new = (_flat(one.with_absolute_paths().model_dump(mode="json")) for one in (saved, asked))
+    return [
+        f"{key}={_short(old.get(key))} (now {_short(new.get(key))})"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and key not in FREE
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    """For one line."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"
 
 
 def recipe_names() -> list[str]:

@@ -1,9 +1,15 @@
 """A training run from recipe to checkpoint, in a folder that explains itself (`folder.py`)."""
 
+import errno
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from atgnn.errors import MissingExtraError
+from atgnn.distributed import leave_processes
+from atgnn.errors import AtgnnError, MissingExtraError
+from atgnn.model.together import share_norms
 from atgnn.training.division import divide
 from atgnn.training.recipe import Recipe
 
@@ -12,45 +18,109 @@ try:
 except ImportError:
     raise MissingExtraError.of("Lightning", "train", "training") from None
 
-from atgnn.training.folder import check_folder, claim
+from atgnn.training.cluster import Cluster, accelerator, find_cluster, was_restarted
+from atgnn.training.environment import describe_environment
+from atgnn.training.fingerprint import check_same_data, describe_data
+from atgnn.training.folder import RunFolder, check_folder
 from atgnn.training.keeper import Keeper
 from atgnn.training.loaders import make_loaders
 from atgnn.training.module import TaggingModule
+from atgnn.training.resume import ResumePoint, resume_file
 from atgnn.training.start import new_model
 from atgnn.training.trainer import check_precision, make_trainer
 
 __all__ = ["train"]
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path:
+
+def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path | None:
     """Run a recipe; returns the folder of the resulting checkpoint, ``out/model``.
 
-    Interrupted by Ctrl-C, a crash or kill -9, the same call with `resume` goes on after the last
-    whole epoch and ends with the same weights as an uninterrupted run.
+    Interrupted by Ctrl-C, SIGTERM, a crash or kill -9, the same call with `resume` goes on after
+    the last update of the weights whose state was saved, and ends with the same weights as an
+    uninterrupted run. A process that torchrun or SLURM started again resumes by itself.
+
+    With several processes, each makes this call; only the first writes to `out` and returns the
+    folder, the others None.
 
     Raises:
-        ConfigError: `out` is in use, or `resume` with another recipe.
+        ConfigError: `out` is in use, or `resume` with another recipe or other data; more
+            processes than there are devices or than the batch can be shared by.
         ClipsError: the clips are missing or do not fit the recipe.
+        AtgnnError: the disk is full.
     """
     check_precision(recipe)
-    check_folder(recipe, out, resume)
+    recipe, cluster = recipe.with_absolute_paths(), find_cluster(recipe.scale)
+    resume = resume or (was_restarted() and (out / "recipe.yaml").is_file())
+    if cluster.leads:
+        check_folder(recipe, out, resume)
     division = divide(recipe)
-    training, validation = make_loaders(recipe, division)
+    data = describe_data(recipe, division)
+    if cluster.leads and resume:
+        check_same_data(out / "data.json", data)
+    loaders = make_loaders(recipe, division, cluster.part)
     start = new_model(recipe, division)
-    claim(recipe, out, start.report)  # only now: whatever does not fit has been found
-    module = TaggingModule(recipe, start.model, division.vocabulary.names, len(training))
-    keeper = Keeper(recipe, division.vocabulary, out, start.lineage)
-    trainer = make_trainer(recipe, out, keeper)
-    last = out / "resume" / "last.ckpt"
+    if recipe.scale.sync_norms:
+        share_norms(start.model)
+    module = TaggingModule(recipe, start.model, division.vocabulary.names, len(loaders[0]))
+    folder = RunFolder(out, recipe)
+    with _full_disk_in_one_line(out):
+        if cluster.leads:  # only now: whatever does not fit has been found
+            folder.claim(
+                start.report, data, describe_environment(cluster, accelerator(recipe.scale))
+            )
+        keeper = Keeper(recipe, division.vocabulary, folder, start.lineage)
+        _fit(recipe, cluster, keeper, module, loaders, resume)
+        return keeper.finish(module) if cluster.leads else None
+
+
+def _fit(
+    recipe: Recipe,
+    cluster: Cluster,
+    keeper: Keeper,
+    module: TaggingModule,
+    loaders: Any,
+    resume: bool,
+) -> None:
+    """Train to the end, or raise; what was reached is in the folder either way."""
+    folder, last = keeper.folder, resume_file(keeper.out)
+    point = ResumePoint(last, recipe.scale.checkpoint_minutes, recipe.scale.checkpoint_steps)
+    trainer = make_trainer(recipe, keeper.out, cluster, [keeper, point])
     resumed_from = last if resume and last.is_file() else None
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
-            trainer.fit(module, training, validation, ckpt_path=resumed_from, weights_only=True)
+            for needless in NEEDLESS:
+                warnings.filterwarnings("ignore", message=needless)
+            trainer.fit(module, *loaders, ckpt_path=resumed_from, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
-    return keeper.finish(module)
+        if not trainer.interrupted:
+            raise
+        if cluster.leads:
+            folder.draw()
+            folder.tell("It was interrupted.")
+        raise KeyboardInterrupt from None
+    finally:
+        leave_processes()  # from here on the first one works alone
+
+
+#: Warnings of Lightning about what is meant so.
+NEEDLESS = (
+    ".*smaller than the logging interval.*",
+    ".*LeafSpec.*",
+    ".*no `val_dataloader`.*",
+    ".*sync_dist=True.*",  # all processes have computed the same number
+)
+
+
+@contextmanager
+def _full_disk_in_one_line(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise AtgnnError(
+            f"{out} cannot be written to ({error.strerror}); what was saved is whole: make room, "
+            "then --resume goes on"
+        ) from None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from atgnn.distributed import part, uniform
 from atgnn.training.recipe import AugmentSettings
 
 __all__ = ["add_noise", "equalise", "limit_band", "stretch", "vary_features"]
@@ -48,7 +49,7 @@ def stretch(
     """
     batch, frames, bins = features.shape
     device = features.device
-    draw = torch.rand(2, batch, generator=generator).to(device, non_blocking=True)
+    draw = uniform(2, batch, clips=1, generator=generator).to(device, non_blocking=True)
     rate = torch.exp((2 * draw[0] - 1) * math.log1p(largest))  # source frames per frame
     new = (lengths / rate).floor().clamp(min=1)
     kept = torch.minimum(new, torch.full_like(new, frames)).long()
@@ -74,7 +75,7 @@ def equalise(features: Tensor, largest_db: float, generator: torch.Generator) ->
     Silence stays silence: nothing falls below the front end's floor.
     """
     batch, _, bins = features.shape
-    anchors = (2 * torch.rand(batch, 1, ANCHORS, generator=generator) - 1) * largest_db * DB
+    anchors = (2 * uniform(batch, 1, ANCHORS, clips=0, generator=generator) - 1) * largest_db * DB
     curve = functional.interpolate(anchors, size=bins, mode="linear", align_corners=True)
     return (features + curve.to(features.device, non_blocking=True)).clamp(min=FLOOR)
 
@@ -88,13 +89,15 @@ def add_noise(
     fluctuates from cell to cell as the power of noise does. Powers add.
     """
     batch, frames, bins = features.shape
-    draw = torch.rand(3, batch, 1, 1, generator=generator)
+    draw = uniform(3, batch, 1, 1, clips=1, generator=generator)
     chosen = draw[0] < probability
     tilt = (2 * draw[1] - 1) * 20 * DB * (torch.arange(bins) / max(1, bins - 1) - 0.5)
     below = (10 + 40 * draw[2]) * DB
     # Power of noise is exponentially distributed; a mel band and a frame average several bins.
-    uniform = torch.rand(2, batch, frames, bins, generator=generator)
-    ripple = (-torch.log(uniform.clamp(min=1e-6))).mean(0).log()
+    # Its size depends on the longest clip at hand: each process draws it from a stream of its own.
+    seed = int(torch.randint(2**62, (), generator=generator)) + part().rank
+    field = torch.rand(2, batch, frames, bins, generator=torch.Generator().manual_seed(seed))
+    ripple = (-torch.log(field.clamp(min=1e-6))).mean(0).log()
     noise = (ripple + tilt - below).masked_fill(~chosen, -1e4).to(features.device)
     inside = torch.arange(frames, device=features.device) < lengths[:, None]
     loudness = features.logsumexp(2) - math.log(bins)  # (B, T)
@@ -109,7 +112,7 @@ def limit_band(features: Tensor, probability: float, generator: torch.Generator)
     What is taken away falls by 60 dB, not below the floor.
     """
     batch, _, bins = features.shape
-    draw = torch.rand(3, batch, 1, 1, generator=generator)
+    draw = uniform(3, batch, 1, 1, clips=1, generator=generator)
     bin_ = torch.arange(bins)
     high = (draw[1] < 0.5) & (bin_ >= bins * (0.5 + 0.5 * draw[2]))
     low = (draw[1] >= 0.5) & (bin_ < bins / 8 * draw[2])
