@@ -20,7 +20,7 @@ FLOORS = [
     {"encoder"},
     {"tagger", "doctor"},
     {"scoring"},
-    {"evaluate", "training"},
+    {"calibrate", "evaluate", "training"},
     {"terminal"},
     {"cli"},
     {"__main__"},

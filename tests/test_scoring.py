@@ -87,6 +87,8 @@ def test_packed_clips_score_as_their_files_do(scores, tagger, table, tmp_path):
     np.testing.assert_array_equal(
         of_packed.aligned(Clips.read(table), LABELS), of_packed.values
     )  # the rows keep their names
+    some = ScoreTable.of(tagger, packed, only=Clips.read(table).subset([3, 1]))
+    np.testing.assert_allclose(some.values, of_packed.values[[3, 1]], atol=1e-5)
 
 
 def test_moved_sounds_are_found_by_file_name_with_a_warning(tmp_path):

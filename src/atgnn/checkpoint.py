@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
@@ -68,6 +69,26 @@ class Provenance(BaseModel):
     atgnn_version: str = __version__
 
 
+class Calibration(BaseModel):
+    """A straight line through a model's logits, after which its scores are honest probabilities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: float = Field(1.0, gt=0)
+    shift: float = Field(0.0, description="of no effect where exactly one label is true")
+
+    def apply(self, scores: np.ndarray, exclusive: bool = False) -> np.ndarray:
+        """The calibrated of uncalibrated scores (N, L); `exclusive` ones add up to 1 again."""
+        inside = np.clip(scores, 1e-30 if exclusive else 1e-7, 1 if exclusive else 1 - 1e-7)
+        logs = np.log(inside)
+        if exclusive:
+            scaled = self.scale * logs
+            powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+            return powers / powers.sum(axis=1, keepdims=True)
+        out: np.ndarray = 1 / (1 + np.exp(-self.scale * (logs - np.log1p(-inside)) - self.shift))
+        return out
+
+
 class _Description(BaseModel):
     """The content of config.json."""
 
@@ -78,6 +99,7 @@ class _Description(BaseModel):
     front_end: FrontEndConfig
     labels: list[dict[str, Any]]
     thresholds: tuple[float, ...] | None = None
+    calibration: Calibration | None = None
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     window_seconds: float = Field(10.0, gt=0)
     provenance: Provenance = Provenance()
@@ -103,6 +125,7 @@ class Checkpoint:
         front_end: the front end's configuration, statistics included.
         vocabulary: the labels, in the order of the model's outputs.
         thresholds: a score per label from which it counts as present, or None.
+        calibration: what the logits go through first, or None.
         activation: "sigmoid" for independent labels, "softmax" where exactly one is true.
         window_seconds: longer recordings are tagged in windows of this length.
         provenance: training data, licence, metrics.
@@ -116,6 +139,7 @@ class Checkpoint:
         vocabulary: Vocabulary,
         *,
         thresholds: tuple[float, ...] | None = None,
+        calibration: Calibration | None = None,
         activation: Literal["sigmoid", "softmax"] = "sigmoid",
         window_seconds: float = 10.0,
         provenance: Provenance | None = None,
@@ -125,6 +149,7 @@ class Checkpoint:
         self.front_end = front_end
         self.vocabulary = vocabulary
         self.thresholds = thresholds
+        self.calibration = calibration
         self.activation: Literal["sigmoid", "softmax"] = activation
         self.window_seconds = window_seconds
         self.provenance = provenance or Provenance()
@@ -136,6 +161,7 @@ class Checkpoint:
                 front_end=front_end,
                 labels=vocabulary.to_dict()["labels"],
                 thresholds=thresholds,
+                calibration=calibration,
                 activation=activation,
                 window_seconds=window_seconds,
                 provenance=self.provenance,
@@ -151,6 +177,7 @@ class Checkpoint:
             parts.pop("vocabulary", self.vocabulary),
             **{
                 "thresholds": self.thresholds,
+                "calibration": self.calibration,
                 "activation": self.activation,
                 "window_seconds": self.window_seconds,
                 "provenance": self.provenance,
@@ -264,6 +291,7 @@ class Checkpoint:
             description.front_end,
             Vocabulary.from_dict({"labels": description.labels}),
             thresholds=description.thresholds,
+            calibration=description.calibration,
             activation=description.activation,
             window_seconds=description.window_seconds,
             provenance=description.provenance,
@@ -293,7 +321,7 @@ class Checkpoint:
             f"| labels | {len(self.vocabulary)} |",
             f"| parameters | {size:.2f} M |",
             f"| input | {self.front_end.sample_rate} Hz mono, {config.n_mels} mel bins |",
-            f"| scores | {self.activation} |",
+            f"| scores | {self.activation}{', calibrated' if self.calibration else ''} |",
             f"| made with | atgnn {about.atgnn_version} |",
             "",
             "```python",

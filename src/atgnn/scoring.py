@@ -28,7 +28,7 @@ import numpy as np
 
 from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips
-from atgnn.data.store import SCALE, PackedWaveforms
+from atgnn.data.store import SCALE, PackedWaveforms, clips_of
 from atgnn.errors import AtgnnError, AtgnnWarning, MissingExtraError, did_you_mean
 from atgnn.files import new_file
 from atgnn.tagger import Excerpt, Scores, Taggable, Tagger
@@ -103,6 +103,7 @@ class ScoreTable:
         model: Tagger | Checkpoint,
         clips: Clips | PackedWaveforms,
         *,
+        only: Clips | None = None,
         device: str | None = None,
         batch_size: int | None = None,
         source: str = "",
@@ -111,36 +112,36 @@ class ScoreTable:
     ) -> ScoreTable:
         """What a model says of every clip: the scores of `atgnn tag`, without augmentation.
 
-        A clip that cannot be read is an error, or, with `on_failure`, reported there and left
-        out. `progress` is told the number of clips done.
+        `only` are rows of `clips`, to score no others. A clip that cannot be read is an error, or,
+        with `on_failure`, reported there and left out. `progress` is told the number of clips done.
 
         Raises:
             AudioError: a clip cannot be read.
             ScoresError: there are no clips, or none can be read.
         """
         tagger = model if isinstance(model, Tagger) else Tagger(model, device)
-        table = clips.clips if isinstance(clips, PackedWaveforms) else clips
-        rows, values = [], []
+        table = clips_of(clips) if only is None else only
+        good, values = [], []
         results = tagger.score_many(
-            _sources(clips),
+            _sources(clips, table),
             batch_size=batch_size,
             on_error="raise" if on_failure is None else "collect",
         )
         for row, result in enumerate(results):
             if isinstance(result, Scores):
-                rows.append(row)
+                good.append(row)
                 values.append(result.mean)
             elif on_failure is not None:
                 on_failure(Failure(str(table.paths[row]), result.error))
             if progress is not None:
                 progress(row + 1)
-        if not rows:
+        if not good:
             raise ScoresError(f"none of {len(table)} clips could be scored")
         paths, starts, ends = _places(table)
         return cls(
-            tuple(paths[row] for row in rows),
-            starts[rows],
-            ends[rows],
+            tuple(paths[row] for row in good),
+            starts[good],
+            ends[good],
             tagger.labels,
             np.stack(values),
             tagger.checkpoint.activation,
@@ -323,11 +324,12 @@ def _times(keys: Sequence[Any]) -> list[int]:
     return [counts[key] for key in keys]
 
 
-def _sources(clips: Clips | PackedWaveforms) -> Iterable[Taggable]:
+def _sources(clips: Clips | PackedWaveforms, table: Clips) -> Iterable[Taggable]:
     """What to hand to a tagger for each row; packed samples are taken from their file."""
     if isinstance(clips, PackedWaveforms):
-        return ((clips[row] * np.float32(SCALE), clips.rate) for row in range(len(clips)))
-    return (Excerpt(clip.path, clip.start, clip.end) for clip in clips)
+        places = clips.positions(table).tolist()
+        return ((clips[place] * np.float32(SCALE), clips.rate) for place in places)
+    return (Excerpt(clip.path, clip.start, clip.end) for clip in table)
 
 
 def _places(clips: Clips) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -331,6 +331,9 @@ class Tagger:
             lengths = torch.tensor(sizes, pin_memory=pinned).to(self.device, non_blocking=pinned)
         features, frames = self.front_end(wave, lengths)
         logits = self.network(features, None if lengths is None else frames)
+        line = self.checkpoint.calibration
+        if line is not None:
+            logits = line.scale * logits + line.shift
         softmax = self.checkpoint.activation == "softmax"
         return logits.softmax(-1) if softmax else logits.sigmoid()
 

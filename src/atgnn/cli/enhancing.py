@@ -34,7 +34,7 @@ def enhance(
     """
     from typing import Any, cast
 
-    from atgnn.data.store import PackedWaveforms, open_clips
+    from atgnn.data.store import clips_of, open_clips
     from atgnn.files import check_new
     from atgnn.labels import Vocabulary
     from atgnn.scoring import ScoreTable
@@ -46,9 +46,8 @@ def enhance(
     report = out.with_name(f"{out.stem}.report.csv")
     for path in (out, report):
         check_new(path, force)
-    opened = open_clips(clips)
     result = add_labels(
-        opened.clips if isinstance(opened, PackedWaveforms) else opened,
+        clips_of(open_clips(clips)),
         ScoreTable.read(scores),
         method=cast(Any, method),
         splits=split or None,

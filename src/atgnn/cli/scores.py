@@ -1,4 +1,4 @@
-"""``atgnn score``: what a model says of many clips, as a file."""
+"""``atgnn score`` and ``calibrate``: what a model says of many clips, and how far to believe it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,8 @@ def score(
     model: Annotated[str, typer.Argument(help="A shipped model, a folder or a hub name.")],
     clips: Annotated[str, typer.Argument(help="A table or folder of clips, packed ones too.")],
     out: Annotated[Path, typer.Option(help="The score file, .parquet.")],
+    fold: Annotated[int | None, typer.Option(help="Only this fold.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out clips that cannot be read.")
     ] = False,
@@ -25,7 +27,8 @@ def score(
 
     The same file serves enhancement, distillation, ensembles, thresholds and evaluation.
     """
-    from atgnn.data.store import open_clips
+    from atgnn.data.store import clips_of, open_clips
+    from atgnn.evaluate import choose_clips
     from atgnn.files import check_new
     from atgnn.scoring import ScoreTable
     from atgnn.tagger import Tagger
@@ -35,12 +38,14 @@ def score(
     show_warnings()
     check_new(out, force)
     tagger = Tagger.from_pretrained(model, device, precision)
-    chosen = open_clips(clips)
+    opened = open_clips(clips)
+    chosen = choose_clips(clips_of(opened), fold=fold, split=split)
     failures: list[Failure] = []
     with counter(len(chosen)) as progress:
         table = ScoreTable.of(
             tagger,
-            chosen,
+            opened,
+            only=chosen,
             batch_size=batch_size,
             source=model,
             progress=progress,
@@ -50,3 +55,60 @@ def score(
     for failure in failures:
         say(failure, "left out: ")
     typer.echo(f"{len(table)} clips x {len(table.labels)} labels in {out}")
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A shipped model, a folder or a hub name.")],
+    scores: Annotated[
+        list[Path], typer.Option(help="Scores of clips it did not learn from; one file a fold.")
+    ],
+    clips: Annotated[str, typer.Option(help="The table of these clips, or a packed folder.")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint.")],
+    fold: Annotated[int | None, typer.Option(help="Only clips of this fold.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds/--no-thresholds", help="Fit thresholds.")
+    ] = True,
+    calibration: Annotated[
+        bool, typer.Option("--calibration/--no-calibration", help="Fit probabilities.")
+    ] = True,
+    shrink: Annotated[
+        float,
+        typer.Option(min=0, help="Authors that the threshold of all labels weighs as much as."),
+    ] = 20.0,
+    one_threshold: Annotated[
+        bool, typer.Option("--one-threshold", help="The same threshold for all labels.")
+    ] = False,
+    as_marked: Annotated[
+        bool, typer.Option("--as-marked", help="Without completing labels by the ontology.")
+    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store weights in half precision.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Fit a model's probabilities and thresholds to scores of clips it did not learn from.
+
+    For folds: score each fold's clips with the model of the others, then give all files.
+    """
+    from atgnn.calibrate import calibrate as fit
+    from atgnn.checkpoint import Checkpoint
+    from atgnn.data.store import clips_of, open_clips
+    from atgnn.evaluate import choose_clips
+    from atgnn.files import check_new
+    from atgnn.scoring import ScoreTable
+    from atgnn.terminal import show_warnings
+
+    show_warnings()
+    check_new(out, force)
+    opened = open_clips(clips)
+    result = fit(
+        Checkpoint.from_pretrained(model),
+        ScoreTable.concat([ScoreTable.read(file) for file in scores]),
+        choose_clips(clips_of(opened), fold=fold, split=split),
+        calibration=calibration,
+        thresholds=thresholds,
+        shrink=float("inf") if one_threshold else shrink,
+        as_marked=as_marked,
+    )
+    result.checkpoint.save_pretrained(out, half=half)
+    typer.echo(f"{result.summary()}\nThe model is in {out}")

@@ -30,6 +30,7 @@ __all__ = [
     "SCALE",
     "BadClip",
     "PackedWaveforms",
+    "clips_of",
     "decode",
     "is_packed",
     "open_clips",
@@ -89,6 +90,11 @@ def open_clips(path: str | os.PathLike[str]) -> "Clips | PackedWaveforms":
 def table_of(folder: str | os.PathLike[str]) -> Path:
     """The file of a packed folder that lists its clips, with a checksum of each one's samples."""
     return Path(folder) / TABLE
+
+
+def clips_of(opened: "Clips | PackedWaveforms") -> Clips:
+    """The table of what `open_clips` gave."""
+    return opened.clips if isinstance(opened, PackedWaveforms) else opened
 
 
 class PackedWaveforms:

@@ -1,0 +1,239 @@
+"""Calibration and thresholds: a distortion is undone, and little evidence counts little."""
+
+import math
+
+import numpy as np
+import pandas
+import pytest
+from helpers import LABELS, sound, tiny_checkpoint, write
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from typer.testing import CliRunner
+
+from atgnn.calibrate import CANDIDATES, calibrate, fit_calibration, fit_thresholds, mean_f1
+from atgnn.checkpoint import Calibration, Checkpoint
+from atgnn.cli import app
+from atgnn.data.clips import Clips
+from atgnn.errors import ClipsError
+from atgnn.scoring import ScoresError, ScoreTable
+from atgnn.tagger import Excerpt, Tagger
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def drawn(clips=4000, labels=3, seed=0):
+    """Honest probabilities and the targets drawn from them."""
+    rng = np.random.default_rng(seed)
+    honest = sigmoid(rng.normal(-1.5, 2, (clips, labels)))
+    return (rng.random(honest.shape) < honest).astype(np.float32), honest
+
+
+def distorted(honest, scale, shift):
+    """Scores which that scale and shift set right again."""
+    return sigmoid((np.log(honest / (1 - honest)) - shift) / scale)
+
+
+# ---------------------------------------------------------------------- calibration
+
+
+def test_a_distortion_is_found_and_undone():
+    targets, honest = drawn()
+    line = fit_calibration(targets, distorted(honest, 0.5, 1.0), exclusive=False)
+    assert line.scale == pytest.approx(0.5, abs=0.03)
+    assert line.shift == pytest.approx(1.0, abs=0.1)
+    restored = line.apply(distorted(honest, 0.5, 1.0))
+    np.testing.assert_allclose(restored, honest, atol=0.05)
+
+
+def test_the_fit_is_logistic_regression():
+    targets, honest = drawn(500)
+    scores = distorted(honest, 2.0, -1.0)
+    logits = np.log(scores / (1 - scores)).reshape(-1, 1)
+    other = LogisticRegression(C=1e9).fit(logits, targets.ravel())
+    line = fit_calibration(targets, scores, exclusive=False)
+    assert line.scale == pytest.approx(other.coef_[0, 0], rel=0.02)
+    assert line.shift == pytest.approx(other.intercept_[0], abs=0.02)
+
+
+def test_unknown_cells_take_no_part():
+    targets, honest = drawn(1000)
+    holes, scores = targets.copy(), distorted(honest, 0.5, 1.0)
+    holes[::2] = np.nan
+    expected = fit_calibration(targets[1::2], scores[1::2], exclusive=False)
+    wild = scores.copy()
+    wild[::2] = 0.999
+    found = fit_calibration(holes, wild, exclusive=False)
+    assert found.scale == pytest.approx(expected.scale, rel=1e-6)
+
+
+def test_perfect_scores_stay_finite_and_senseless_ones_in_order():
+    targets = np.array([[1], [0], [1], [0]], np.float32)
+    perfect = fit_calibration(targets, np.array([[0.9], [0.1], [0.8], [0.2]]), exclusive=False)
+    assert 0 < perfect.scale < 100
+    wrong = fit_calibration(targets, np.array([[0.1], [0.9], [0.2], [0.8]]), exclusive=False)
+    assert wrong.scale == pytest.approx(1e-3)
+
+
+def test_a_temperature_for_models_that_choose_one():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, (4000, 5))
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = np.eye(5, dtype=np.float32)[[rng.choice(5, p=row) for row in honest]]
+    sure = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)
+    line = fit_calibration(targets, sure, exclusive=True)
+    assert line.scale == pytest.approx(1 / 3, abs=0.02)
+    np.testing.assert_allclose(line.apply(sure, exclusive=True), honest, atol=0.05)
+    np.testing.assert_allclose(line.apply(sure, exclusive=True).sum(1), 1)
+
+
+# ---------------------------------------------------------------------- thresholds
+
+
+def test_the_common_threshold_has_the_best_mean_f1():
+    targets, honest = drawn(600)
+    found = fit_thresholds(targets, honest, np.arange(600), math.inf)
+    by_hand = [f1_score(targets, honest >= t, average="macro", zero_division=0) for t in CANDIDATES]
+    ours = mean_f1(targets, honest >= found.common)
+    assert ours == pytest.approx(max(by_hand), abs=1e-9)
+    assert (found.values == found.common).all()
+    assert not found.own.any()
+
+
+def test_own_thresholds_need_ten_authors_and_lie_in_between():
+    rng = np.random.default_rng(0)
+    clips = 400
+    targets = (rng.random((clips, 3)) < 0.3).astype(np.float32)
+    scores = np.clip(0.3 * targets + 0.1 + 0.1 * rng.random((clips, 3)), 0, 1)
+    scores[:, 1] = np.clip(scores[:, 1] + 0.5, 0, 1)  # wants a much higher threshold
+    scores[:, 2] = scores[:, 1]
+    authors = np.array([f"a{row}" for row in range(clips)], object)
+    few = np.flatnonzero(targets[:, 2] == 1)
+    targets[few, 2] = 0
+    targets[few[:60], 2] = 1
+    authors[few[:60]] = [f"b{row % 9}" for row in range(60)]  # nine authors of sixty clips
+    found = fit_thresholds(targets, scores, authors, 20.0)
+    alone = fit_thresholds(targets, scores, authors, 0.0)
+    assert found.own.tolist() == [True, True, False]
+    assert found.values[2] == found.common
+    assert alone.values[1] > 0.7
+    low, high = sorted((found.common, alone.values[1]))
+    assert low < found.values[1] < high
+    assert mean_f1(targets[:, :2], scores[:, :2] >= alone.values[:2]) == pytest.approx(1)
+
+
+def test_labels_without_clips_do_not_count():
+    targets, honest = drawn(300)
+    targets[:, 1] = 0
+    targets[:, 2] = np.nan
+    found = fit_thresholds(targets, honest, np.arange(300), math.inf)
+    only = fit_thresholds(targets[:, :1], honest[:, :1], np.arange(300), math.inf)
+    assert found.common == only.common
+    assert math.isnan(mean_f1(targets[:, 1:], honest[:, 1:] > 0.5))
+
+
+# ---------------------------------------------------------------------- a checkpoint
+
+
+def table(rows, authors=None):
+    columns = {
+        "path": [f"/n/{row}.wav" for row in range(len(rows))],
+        "labels": [tuple(one) for one in rows],
+        "unknown": [()] * len(rows),
+        "start": 0.0,
+        "end": np.nan,
+        "collection": "c",
+        "group": authors or [f"a{row}" for row in range(len(rows))],
+    }
+    return Clips(pandas.DataFrame(columns))
+
+
+def scored(clips, values, labels=LABELS):
+    paths = [str(path) for path in clips.paths]
+    return ScoreTable(paths, np.zeros(len(paths)), np.full(len(paths), np.nan), labels, values)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    rng = np.random.default_rng(0)
+    rows = [[name for name in ("Rain", "Siren") if rng.random() < 0.4] for _ in range(200)]
+    clips = table(rows)
+    truth = clips.targets(tiny_checkpoint().vocabulary)
+    values = np.clip(0.1 * truth + 0.02 + 0.08 * rng.random(truth.shape), 0, 1)
+    return calibrate(tiny_checkpoint(), scored(clips, values), clips)
+
+
+def test_a_checkpoint_gets_thresholds_that_help(fitted):
+    assert fitted.loss_after < fitted.loss_before
+    assert fitted.f1["one threshold"] > fitted.f1["at 0.5"] - 1e-9
+    assert fitted.thresholds.own.tolist() == [False, False, False, True, True]
+    assert set(fitted.without_clips) == {"Animal", "Bark", "Dog"}
+    assert "threshold 0." in fitted.summary()
+    assert fitted.checkpoint.thresholds == tuple(fitted.thresholds.values)
+
+
+def test_calibration_survives_the_disk_and_reaches_the_scores(fitted, tmp_path):
+    again = Checkpoint.from_pretrained(fitted.checkpoint.save_pretrained(tmp_path / "m"))
+    assert again.calibration == fitted.checkpoint.calibration
+    assert again.thresholds == fitted.checkpoint.thresholds
+    assert "calibrated" in (tmp_path / "m" / "README.md").read_text()
+    wave = (sound(1), 16000)
+    plain = Tagger(tiny_checkpoint(), "cpu").scores(wave)
+    expected = again.calibration.apply(plain[None].astype(np.float64))[0]
+    np.testing.assert_allclose(Tagger(again, "cpu").scores(wave), expected, atol=1e-5)
+
+
+def test_a_softmax_checkpoint_is_calibrated_too():
+    labels = ("Rain", "Siren")
+    checkpoint = tiny_checkpoint(labels, activation="softmax")
+    checkpoint = checkpoint.changed(calibration=Calibration(scale=0.25))
+    plain = Tagger(tiny_checkpoint(labels, activation="softmax"), "cpu").scores((sound(1), 16000))
+    got = Tagger(checkpoint, "cpu").scores((sound(1), 16000))
+    expected = Calibration(scale=0.25).apply(plain[None].astype(np.float64), exclusive=True)[0]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert got.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_scores_that_do_not_fit():
+    clips = table([["Rain"], ["Dog"]])
+    with pytest.raises(ScoresError, match="lack 5 of 5 labels"):
+        calibrate(tiny_checkpoint(), scored(clips, np.zeros((2, 1)), ("Cello",)), clips)
+    with pytest.raises(ScoresError, match="1 of 2 clips have no scores"):
+        calibrate(tiny_checkpoint(), scored(clips.subset([0]), np.zeros((1, 5))), clips)
+    with pytest.raises(ClipsError, match="'Cello' is not among"):
+        calibrate(tiny_checkpoint(), scored(clips, np.zeros((2, 5))), table([["Cello"], []]))
+    with pytest.raises(ClipsError, match="nothing to fit"):
+        calibrate(tiny_checkpoint(), scored(clips, np.zeros((2, 5))), table([[], []]))
+
+
+def test_the_command_joins_folds(tmp_path):
+    rows = ["path,labels,fold,author"]
+    for row in range(6):
+        write(tmp_path / f"{row}.wav", sound(1, seed=row))
+        rows.append(f"{row}.wav,{('Rain', 'Siren')[row % 2]},{row % 3},a{row}")
+    (tmp_path / "c.csv").write_text("\n".join(rows) + "\n")
+    model = tiny_checkpoint().save_pretrained(tmp_path / "model")
+
+    def atgnn(*words, code=0):
+        result = CliRunner().invoke(app, [*map(str, words)])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    files = []
+    for fold in range(2):
+        files += ["--scores", tmp_path / f"{fold}.parquet"]
+        said = atgnn("score", model, tmp_path / "c.csv", "--fold", fold, "--out", files[-1])
+        assert "2 clips x 5 labels" in said
+    command = ["calibrate", model, "--clips", tmp_path / "c.csv", "--out", tmp_path / "new"]
+    assert "2 of 6 clips have no scores" in atgnn(*command, *files, code=2)
+    files += ["--scores", tmp_path / "2.parquet"]
+    atgnn("score", model, tmp_path / "c.csv", "--fold", 2, "--out", files[-1])
+    assert "mean F1 on authors left out: at 0.5" in atgnn(*command, *files)
+    assert "--force" in atgnn(*command, *files, code=2)
+    assert "in more than one file" in atgnn(*command, "--force", *files, *files[:2], code=2)
+    new = Checkpoint.from_pretrained(tmp_path / "new")
+    assert len(new.thresholds) == 5
+    tags = Tagger(new, "cpu").tag(Excerpt(tmp_path / "0.wav"))
+    assert all(tag.score >= new.thresholds[LABELS.index(tag.label)] for tag in tags)
+    assert "no clip of fold 9" in atgnn(*command, "--fold", 9, "--force", *files, code=2)
