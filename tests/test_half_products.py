@@ -66,6 +66,29 @@ def test_as_the_plain_path(nodes: int, count: int, channels: int, cosine: bool) 
     assert all(_released)
 
 
+@pytest.mark.parametrize("cosine", [True, False])
+@pytest.mark.parametrize("level", range(len(cpu.LEVELS)), ids=cpu.LEVELS)
+@pytest.mark.parametrize(
+    ("nodes", "count", "channels"), [(1, 1, 2), (70, 45, 20), (64, 130, 80), (50, 40, 7)]
+)
+def test_products_of_each_level(
+    nodes: int, count: int, channels: int, level: int, cosine: bool
+) -> None:
+    """Without AMX; avx512_bf16 has instructions of its own for them, where channels are even."""
+    if level > cpu.newest_level():
+        pytest.skip("this processor lacks that level")
+    generator = torch.Generator().manual_seed(nodes)
+    query = torch.randn(2, nodes, channels, generator=generator).bfloat16()
+    candidates = torch.randn(2, count, channels, generator=generator).bfloat16()
+    lengths = torch.tensor([count, max(1, count // 2)])
+    rest = (None, None, None, lengths, count, 4, 2, False, cosine)
+    expected, near = plain.forward(query, candidates, *rest)
+    found, neighbours = cpu.forward(query, candidates, *rest, level=level, half=cpu.NO_HALF)
+    same = (near == neighbours).all(-1)
+    assert same.float().mean() > 0.98, "but for near-ties"
+    assert torch.equal(expected[same], found[same])
+
+
 def test_float32_and_odd_channels_do_without() -> None:
     _calls.clear()
     for dtype, channels in ((torch.float32, 8), (torch.bfloat16, 7)):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atgnn.errors import ConfigError
-from atgnn.model import ATGNN, ModelConfig
+from atgnn.model import ATGNN, ModelConfig, inference
 from atgnn.model.inference import best_dtype, for_inference, half_is_fast
 from atgnn.model.layers import BatchNorm, Relation
 
@@ -114,3 +114,29 @@ def test_half_precision_only_where_it_is_fast() -> None:
     wanted = torch.bfloat16 if half_is_fast(device) else torch.float32
     assert best_dtype(device) == wanted
     assert best_dtype(torch.device("meta")) == torch.float32
+
+
+def test_the_products_of_onednn_agree_or_are_not_used(monkeypatch) -> None:
+    """The operator is no part of PyTorch's interface: where it is not as expected, all goes on."""
+    torch.manual_seed(3)
+    model, mel = settled("pyramid").float(), sound().float()
+    with torch.no_grad():
+        wanted = model(mel)
+    fused = for_inference(model)
+    kinds = {type(module).__name__ for module in fused.modules()}
+    assert ("_Linear" in kinds) == inference._fuses()
+    torch.testing.assert_close(fused(mel), wanted, rtol=1e-4, atol=1e-4)
+
+    def wrong(x: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tensor:
+        return nn.functional.linear(x, weight, bias) + 1
+
+    monkeypatch.setattr(inference, "_linear", wrong)
+    inference._fuses.cache_clear()
+    try:
+        assert not inference._fuses()
+        plain = for_inference(model)
+        assert "_Linear" not in {type(module).__name__ for module in plain.modules()}
+        torch.testing.assert_close(plain(mel), wanted, rtol=1e-4, atol=1e-4)
+    finally:
+        monkeypatch.undo()
+        inference._fuses.cache_clear()

@@ -735,11 +735,11 @@ def test_no_newer_instruction_outside_its_level(kernel) -> None:
     text = subprocess.run(
         [*command, str(cpu.library_path())], capture_output=True, text=True, check=True
     ).stdout
-    found: dict[str, set[str]] = {"base": set(), "avx2": set(), "avx512": set()}
+    found: dict[str, set[str]] = {level: set() for level in cpu.LEVELS}
     level = "base"
     for line in text.splitlines():
         if function := re.match(r"[0-9a-f]+ <(.*)>:$", line):
-            name = re.search(r"\b(avx2|avx512)::", function[1])
+            name = re.search(r"\b(avx2|avx512|avx512_bf16)::", function[1])
             level = name[1] if name else "base"
         elif instruction := re.match(r"\s*[0-9a-f]+:\s+(.*)", line):
             found[level].add(instruction[1])
@@ -751,6 +751,8 @@ def test_no_newer_instruction_outside_its_level(kernel) -> None:
     ]
     assert any("%ymm" in line for line in found["avx2"])
     assert any("%zmm" in line for line in found["avx512"])
+    assert not [line for line in found["avx512"] if "bf16" in line]
+    assert not found["avx512_bf16"] or any("vdpbf16ps" in line for line in found["avx512_bf16"])
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def doctor(
     """Show what is in use here, and what is missing.
 
     Graphs are built by the fastest kernel there is; the environment variable ATGNN_KERNEL chooses
-    another: plain, base, avx2 or avx512.
+    another: plain, base, avx2, avx512 or avx512_bf16.
     """
     from rich.console import Console
 

@@ -163,8 +163,9 @@ class _NormaliseGeluLinear(torch.autograd.Function):
         rows, valid, mean, inverse, weight, bias, matrix = ctx.saved_tensors
         upstream = grads[0]
         behind = torch.mm(upstream, matrix.to(upstream.dtype))
+        passes = {"gelu": True, "again": True, "overwrite": True}
         dx, dw, db, hidden = kernel.gradient(
-            behind, rows, valid, mean, inverse, weight, bias, ctx.count, gelu=True, again=True
+            behind, rows, valid, mean, inverse, weight, bias, ctx.count, **passes
         )
         assert hidden is not None
         by_matrix = torch.mm(upstream.t(), hidden.to(upstream.dtype)).to(matrix.dtype)
@@ -174,6 +175,8 @@ class _NormaliseGeluLinear(torch.autograd.Function):
 
 def _sum(rows: Tensor) -> Tensor:
     """Over all rows, in float32 at least."""
+    if kernel.serves(rows):
+        return kernel.column_sums(rows.contiguous())
     return rows.sum(0, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 

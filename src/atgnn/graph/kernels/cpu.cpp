@@ -17,6 +17,11 @@
 #define ATGNN_X86 1
 #include <immintrin.h>
 #endif
+// Compilers that know the newest level, and a processor's name for it.
+#if ATGNN_X86 && !defined(ATGNN_NO_AVX512) && \
+    (defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10)
+#define ATGNN_BF16 1
+#endif
 
 #if defined(__clang__)
 #define LEVEL_INLINE static inline __attribute__((always_inline))
@@ -49,8 +54,8 @@ struct Problem {
   // in
   const float* query;                  // (B, N, C), or
   const uint16_t* query_half;          // the same in bfloat16
-  float* rows_of_candidates;           // (B, M, C); filled from the next where that is given
-  const uint16_t* candidates_half;     // the same in bfloat16
+  float* rows_of_candidates;           // (B, M, C), or
+  const uint16_t* candidates_half;     // the same in bfloat16, which the other then is widened from
   const float* by_frequency;           // (F, F') or null
   const float* by_time;                // (T, T') or null
   const float* table;                  // (N, M), or (B, N, M) with table_stride = N * M; or null
@@ -58,6 +63,7 @@ struct Problem {
   const int64_t* lengths;              // (B,) valid columns of the candidates' grid, or null
   HalfProduct half_product;            // for bfloat16 of an even number of channels, or null
   Release release;
+  int64_t as_pairs;                    // whether products are of bfloat16, `half_product`'s or ours
   // out
   float* extremum;                     // (B, N, C), or
   uint16_t* extremum_half;             // the same in bfloat16
@@ -71,8 +77,9 @@ struct Problem {
 
 struct Gradient {
   int64_t batch, query_count, candidate_count, channels, neighbour_count, largest;
-  const float* upstream;      // (B, N, C)
-  const float* candidates;    // (B, M, C)
+  int64_t half;               // whether the next two are bfloat16, or float32
+  const void* upstream;       // (B, N, C)
+  const void* candidates;     // (B, M, C)
   const int32_t* neighbours;  // (B, N, K)
   float* out;                 // (B, M, C), zero
 };
@@ -86,7 +93,8 @@ struct Norm {
   const float *mean, *inverse, *weight, *bias, *scale, *offset, *shift;  // (C,)
   void* out;             // (R, C)
   void* again;           // (R, C) or null
-  float* sums;           // (blocks, 2, C)
+  float* sums;           // (blocks, 2, C): ours to use
+  double* totals;        // (2, C): sums over all rows
 };
 
 enum Pass { SUMS = 0, APPLY = 1, GRADIENT_SUMS = 2, GRADIENT = 3 };
@@ -100,7 +108,7 @@ namespace {
 struct Scratch {  // of one thread
   float* rows;
   float* scores;
-  float* out;
+  float* inverse;
   uint64_t* survivors;
   int32_t* order;
 };
@@ -112,11 +120,7 @@ inline float widen(uint16_t half) {
   return value;
 }
 
-inline uint16_t narrow_exact(float value) {  // of a value that came from bfloat16
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  return static_cast<uint16_t>(bits >> 16);
-}
+inline float widen(float value) { return value; }
 
 // Brings the `ranks` smallest of the keys to the front, in order.
 void sort_first(uint64_t* keys, int64_t count, int64_t ranks) {
@@ -161,9 +165,11 @@ void choose(const Problem& p, int64_t b, const int32_t* order, int32_t* near) {
 
 // ------------------------------------------------------------------ one copy for each level
 
-// Rows of a tile, and of a block of products: what a level's registers hold.
+// Rows of a tile, and of a block of products: what a level's registers hold. HALF_DOTS: whether
+// there are products of bfloat16.
 #define LANES 4
 #define BLOCK 3
+#define HALF_DOTS 0
 namespace base {
 #include "cpu_level.inc"
 #include "norm.inc"
@@ -201,13 +207,34 @@ namespace avx512 {
 #include "cpu_level.inc"
 #include "norm.inc"
 }
-#undef LANES
-#undef BLOCK
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
+#if ATGNN_BF16
+#undef HALF_DOTS
+#define HALF_DOTS 1
+#if defined(__clang__)
+#pragma clang attribute push(                                                              \
+    __attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,fma"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,fma")
+#endif
+namespace avx512_bf16 {
+#include "cpu_level.inc"
+#include "norm.inc"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+#undef LANES
+#undef BLOCK
 #endif
 
 // ------------------------------------------------------------------ sharing the work
@@ -217,9 +244,22 @@ constexpr int64_t HALF_TILE = 32;  // for `half_product`: two of AMX's tiles
 
 int64_t tile_of(const Problem& p) { return p.half_product ? HALF_TILE : TILE; }
 
-enum Level { BASE = 0, AVX2 = 1, AVX512 = 2 };
+enum Level { BASE = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3 };
 
-int64_t wide(int level) { return level == AVX512 ? 32 : level == AVX2 ? 16 : 8; }
+int64_t wide(int level) { return level >= AVX512 ? 32 : level == AVX2 ? 16 : 8; }
+
+// One level's function.
+#if ATGNN_BF16
+#define NEWEST(level, call) level == AVX512_BF16 ? avx512_bf16::call :
+#else
+#define NEWEST(level, call)
+#endif
+#if ATGNN_X86
+#define AT_LEVEL(level, call) \
+  (NEWEST(level, call) level == AVX512 ? avx512::call : level == AVX2 ? avx2::call : base::call)
+#else
+#define AT_LEVEL(level, call) base::call
+#endif
 
 struct Job {
   const Problem* problem;
@@ -237,12 +277,7 @@ void pack_tasks(void* data) {
   const Problem& p = *job.problem;
   for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
     const int64_t b = task / p.panel_count, panel = task % p.panel_count;
-#if ATGNN_X86
-    if (job.level == AVX512) avx512::pack(p, b, panel);
-    else if (job.level == AVX2) avx2::pack(p, b, panel);
-    else
-#endif
-      base::pack(p, b, panel);
+    AT_LEVEL(job.level, pack(p, b, panel));
   }
 }
 
@@ -250,7 +285,7 @@ void forward_tasks(void* data) {
   Job& job = *static_cast<Job*>(data);
   const Problem& p = *job.problem;
   const int64_t tile = tile_of(p), tiles = (p.query_count + tile - 1) / tile;
-  const int64_t floats = tile * (p.padded + p.channels) + p.channels;
+  const int64_t floats = tile * (p.padded + p.channels + 1);
   const size_t bytes = 64 + 8 * p.candidate_count + 4 * (floats + p.ranks);
   char* memory = static_cast<char*>(std::malloc(bytes));
   if (!memory) {
@@ -261,17 +296,12 @@ void forward_tasks(void* data) {
   scratch.survivors = reinterpret_cast<uint64_t*>(memory);
   scratch.scores = reinterpret_cast<float*>(scratch.survivors + p.candidate_count);
   scratch.rows = scratch.scores + tile * p.padded;
-  scratch.out = scratch.rows + tile * p.channels;
-  scratch.order = reinterpret_cast<int32_t*>(scratch.out + p.channels);
+  scratch.inverse = scratch.rows + tile * p.channels;
+  scratch.order = reinterpret_cast<int32_t*>(scratch.inverse + tile);
   for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
     const int64_t b = task / tiles, first = task % tiles * tile;
     const int64_t rows = p.query_count - first < tile ? p.query_count - first : tile;
-#if ATGNN_X86
-    if (job.level == AVX512) avx512::forward_tile(p, b, first, rows, scratch);
-    else if (job.level == AVX2) avx2::forward_tile(p, b, first, rows, scratch);
-    else
-#endif
-      base::forward_tile(p, b, first, rows, scratch);
+    AT_LEVEL(job.level, forward_tile(p, b, first, rows, scratch));
   }
   if (p.half_product && p.release) p.release(true);
   std::free(memory);
@@ -284,12 +314,7 @@ void backward_tasks(void* data) {
   for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
     const int64_t b = task / parts, from = task % parts * step;
     const int64_t to = from + step < g.channels ? from + step : g.channels;
-#if ATGNN_X86
-    if (job.level == AVX512) avx512::backward_channels(g, b, from, to);
-    else if (job.level == AVX2) avx2::backward_channels(g, b, from, to);
-    else
-#endif
-      base::backward_channels(g, b, from, to);
+    AT_LEVEL(job.level, backward_channels(g, b, from, to));
   }
 }
 
@@ -300,19 +325,22 @@ void norm_tasks(void* data) {
     const int64_t from = task * p.block;
     const int64_t to = from + p.block < p.rows ? from + p.block : p.rows;
     float* sums = p.sums ? p.sums + task * 2 * p.channels : nullptr;
-#if ATGNN_X86
-    if (job.level == AVX512) {
-      if (p.half) avx512::norm_block<uint16_t>(p, job.pass, from, to, sums);
-      else avx512::norm_block<float>(p, job.pass, from, to, sums);
-    } else if (job.level == AVX2) {
-      if (p.half) avx2::norm_block<uint16_t>(p, job.pass, from, to, sums);
-      else avx2::norm_block<float>(p, job.pass, from, to, sums);
-    } else
-#endif
-    {
-      if (p.half) base::norm_block<uint16_t>(p, job.pass, from, to, sums);
-      else base::norm_block<float>(p, job.pass, from, to, sums);
-    }
+    if (p.half) AT_LEVEL(job.level, norm_block<uint16_t>(p, job.pass, from, to, sums));
+    else AT_LEVEL(job.level, norm_block<float>(p, job.pass, from, to, sums));
+  }
+}
+
+constexpr int64_t SLICE = 64;  // of the sums of all blocks
+
+void total_tasks(void* data) {
+  Job& job = *static_cast<Job*>(data);
+  const Norm& p = *job.norm;
+  const int64_t width = 2 * p.channels, blocks = (p.rows + p.block - 1) / p.block;
+  for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
+    const int64_t from = task * SLICE, to = from + SLICE < width ? from + SLICE : width;
+    for (int64_t i = from; i < to; ++i) p.totals[i] = 0;
+    for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t i = from; i < to; ++i) p.totals[i] += p.sums[block * width + i];
   }
 }
 
@@ -340,8 +368,12 @@ EXPORT int64_t atgnn_best_level() {
 #if ATGNN_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+#if ATGNN_BF16
+    if (__builtin_cpu_supports("avx512bf16")) return AVX512_BF16;
+#endif
     return AVX512;
+  }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
 #endif
   return BASE;
@@ -351,11 +383,16 @@ EXPORT int64_t atgnn_best_level() {
 EXPORT int64_t atgnn_forward(Problem* problem, int64_t level, Parallel parallel, int64_t threads) {
   Problem& p = *problem;
   const int64_t width = wide(static_cast<int>(level));
+  const bool halves = p.query_bf16 && p.candidates_bf16 && p.channels % 2 == 0;
+  p.as_pairs = halves && (p.half_product || level == AVX512_BF16);
   p.panel_count = (p.candidate_count + width - 1) / width;
   p.padded = p.panel_count * width;
-  const size_t floats = p.batch * p.padded * (p.channels + 2);
-  float* memory = static_cast<float*>(std::malloc(4 * floats));
+  const bool widened = p.candidates_bf16 && !p.as_pairs;
+  const size_t packed = p.batch * p.padded * (p.channels + 2);
+  const size_t rows = widened ? p.batch * p.candidate_count * p.channels : 0;
+  float* memory = static_cast<float*>(std::malloc(4 * (packed + rows)));
   if (!memory) return 1;
+  if (widened) p.rows_of_candidates = memory + packed;
   p.offset = memory;
   p.inverse = memory + p.batch * p.padded;
   p.panels = memory + p.batch * p.padded * 2;
@@ -386,6 +423,9 @@ EXPORT int64_t atgnn_norm(Norm* norm, int64_t pass, int64_t level, Parallel para
   job.norm = norm;
   job.pass = pass;
   job.level = static_cast<int>(level);
-  share(norm_tasks, job, (norm->rows + norm->block - 1) / norm->block, parallel, threads);
+  const int64_t blocks = (norm->rows + norm->block - 1) / norm->block;
+  share(norm_tasks, job, blocks, parallel, threads);
+  const int64_t slices = (2 * norm->channels + SLICE - 1) / SLICE;
+  if (norm->totals) share(total_tasks, job, slices, parallel, threads);
   return 0;
 }

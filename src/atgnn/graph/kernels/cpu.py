@@ -32,7 +32,9 @@ from atgnn.graph.kernels.source import SOURCES, compile_flags, digest
 
 __all__ = ["LEVELS", "backward", "best_level", "build", "forward", "library_path", "loads"]
 
-LEVELS = ("base", "avx2", "avx512")  # by their number in cpu.cpp
+LEVELS = ("base", "avx2", "avx512", "avx512_bf16")  # by their number in cpu.cpp
+
+NO_HALF: tuple[int | None, int | None] = (None, None)  # products of bfloat16 by the level itself
 
 _BESIDE = [Path(__file__).with_name("_cpu" + suffix) for suffix in EXTENSION_SUFFIXES]
 _Int, _Pointer = ctypes.c_int64, ctypes.c_void_p
@@ -56,6 +58,7 @@ class _Problem(ctypes.Structure):
         *((name, _Pointer) for name in ("by_frequency", "by_time", "table")),
         ("table_stride", _Int),
         *((name, _Pointer) for name in ("lengths", "half_product", "release")),
+        ("as_pairs", _Int),
         *((name, _Pointer) for name in ("extremum", "extremum_half", "neighbours")),
         *((name, _Pointer) for name in ("panels", "offset", "inverse")),
         *((name, _Int) for name in ("panel_count", "padded")),
@@ -65,7 +68,7 @@ class _Problem(ctypes.Structure):
 class _Gradient(ctypes.Structure):
     _fields_ = [
         *((name, _Int) for name in ("batch", "query_count", "candidate_count", "channels")),
-        *((name, _Int) for name in ("neighbour_count", "largest")),
+        *((name, _Int) for name in ("neighbour_count", "largest", "half")),
         *((name, _Pointer) for name in ("upstream", "candidates", "neighbours", "out")),
     ]
 
@@ -86,12 +89,12 @@ def forward(
     largest: bool,
     cosine: bool,
     level: int | None = None,
-    half: tuple[int, int] | None = None,
+    half: tuple[int | None, int | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `atgnn.graph.operator.knn_extremum`. Any floating dtype but float64.
 
     `level` and `half` are for tests: the instruction set (a number in `LEVELS`), and the addresses
-    of a product of bfloat16 matrices and of what ends its use on a thread.
+    of a product of bfloat16 matrices and of what ends its use on a thread, or `NO_HALF`.
     """
     (batch, nodes, channels), count = query.shape, candidates.shape[1]
     kept: list[Tensor] = []  # what the pointers below point into
@@ -109,11 +112,11 @@ def forward(
 
     neighbour_count = min(k, count)
     both_half = query.dtype == candidates.dtype == torch.bfloat16 and channels % 2 == 0
-    half_product, release = (both_half and (half or _half_products())) or (None, None)
+    half_product, release = NO_HALF
+    if both_half:
+        half_product, release = half or _half_products() or NO_HALF
     x, x_half = half_or_float(query)
     y, y_half = half_or_float(candidates)
-    if y is None:
-        y = pointer(candidates.new_empty(candidates.shape, dtype=torch.float32), torch.float32)
     exact = torch.bfloat16 if y_half is not None else torch.float32
     extremum = query.new_empty(query.shape, dtype=exact)
     neighbours = query.new_empty((batch, nodes, neighbour_count), dtype=torch.int32)
@@ -157,9 +160,12 @@ def backward(
     grad: Tensor, candidates: Tensor, neighbours: Tensor, largest: bool, level: int | None = None
 ) -> Tensor:
     """Gradient of the candidates: each channel's goes to the nearest neighbour that won."""
-    upstream, y = grad.float().contiguous(), candidates.detach().float().contiguous()
+    half = grad.dtype == candidates.dtype == torch.bfloat16
+    upstream, y = (
+        (t.detach() if half else t.detach().float()).contiguous() for t in (grad, candidates)
+    )
     near = neighbours.contiguous()
-    out = torch.zeros_like(y)
+    out = torch.zeros(y.shape, dtype=torch.float32, device=y.device)
     gradient = _Gradient(
         batch=y.shape[0],
         query_count=near.shape[1],
@@ -167,6 +173,7 @@ def backward(
         channels=y.shape[2],
         neighbour_count=near.shape[2],
         largest=largest,
+        half=half,
         upstream=upstream.data_ptr(),
         candidates=y.data_ptr(),
         neighbours=near.data_ptr(),
@@ -295,7 +302,11 @@ def _half_products() -> tuple[int, int] | None:
 
 
 def has_half_products() -> bool:
-    """Whether scores of bfloat16 nodes are computed by AMX."""
+    """Whether scores of bfloat16 nodes are computed by AMX.
+
+    Without it the level avx512_bf16 multiplies them with the vector instructions of its name, the
+    levels below after widening them.
+    """
     return _half_products() is not None
 
 
@@ -306,9 +317,12 @@ def has_threads() -> bool:
 
 def _agrees(level: int) -> bool:
     """Whether a level finds what the plain path finds."""
-    expected, near = plain.forward(**_example())
-    found, neighbours = forward(**_example(), level=level)
-    return torch.equal(expected, found) and torch.equal(near, neighbours)
+    for dtype in (torch.float32, torch.bfloat16):
+        expected, near = plain.forward(**_example(dtype))
+        found, neighbours = forward(**_example(dtype), level=level, half=NO_HALF)
+        if not (torch.equal(expected, found) and torch.equal(near, neighbours)):
+            return False
+    return True
 
 
 def _agrees_in_half(half: tuple[int, int]) -> bool:

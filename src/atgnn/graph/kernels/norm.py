@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atgnn.graph.kernels import cpu
 
-__all__ = ["apply", "gradient", "serves", "statistics"]
+__all__ = ["apply", "column_sums", "gradient", "serves", "statistics"]
 
 SUMS, APPLY, GRADIENT_SUMS, GRADIENT = range(4)  # `Pass` in cpu.cpp
 
@@ -25,7 +25,7 @@ class _Norm(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "channels", "half", "gelu", "block")),
         *((name, ctypes.c_void_p) for name in ("x", "upstream", "mask", "mean", "inverse")),
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "scale", "offset", "shift")),
-        *((name, ctypes.c_void_p) for name in ("out", "again", "sums")),
+        *((name, ctypes.c_void_p) for name in ("out", "again", "sums", "totals")),
     ]
 
 
@@ -42,6 +42,11 @@ def statistics(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, int]:
     sums = _sums(SUMS, x, mask, shift=shift)
     mean, square = sums / max(1, count)
     return (mean + shift).float(), (square - mean * mean).clamp(min=0).float(), count
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """Over all rows, of float32 or bfloat16 ``(R, C)``: float32 ``(C,)``."""
+    return _sums(SUMS, x, None, shift=torch.zeros(x.shape[1]))[0].float()
 
 
 def apply(x: Tensor, mask: Tensor | None, scale: Tensor, offset: Tensor, gelu: bool) -> Tensor:
@@ -62,15 +67,17 @@ def gradient(
     count: int,
     gelu: bool,
     again: bool = False,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of x ``(R, C)``, weight and bias ``(C,)`` from the result's gradient.
 
     `mean` and `inverse` (1 / sqrt(variance + eps)) are those of x, `count` its valid rows. With
-    `again` the last of the four is the forward pass' result, which falls out on the way.
+    `again` the last of the four is the forward pass' result, which falls out on the way. With
+    `overwrite` the gradient of x may take the place of `upstream`.
     """
-    out = torch.empty_like(x)
     result = torch.empty_like(x) if again else None
     upstream = upstream.to(x.dtype).contiguous()
+    out = upstream if overwrite else torch.empty_like(x)
     shared: dict[str, Any] = {"mean": mean, "inverse": inverse, "out": out}
     affine = {"weight": weight, "bias": bias, "again": result}
     sums = _sums(GRADIENT_SUMS, x, mask, gelu=gelu, upstream=upstream, **affine, **shared)
@@ -84,8 +91,9 @@ def _sums(which: int, x: Tensor, mask: Tensor | None, **tensors: Any) -> Tensor:
     """Two sums over all rows: float64 (2, C)."""
     blocks = -(-x.shape[0] // _block(x.shape[1]))
     sums = torch.empty(blocks, 2, x.shape[1])
-    _run(which, x, mask, sums=sums, **tensors)
-    return sums.double().sum(0)
+    totals = torch.zeros(2, x.shape[1], dtype=torch.float64)
+    _run(which, x, mask, sums=sums, totals=totals, **tensors)
+    return totals
 
 
 def _block(channels: int) -> int:
