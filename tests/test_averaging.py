@@ -19,11 +19,12 @@ from atgnn.training.epochs import chosen_epochs, kept_epochs, members, parse_epo
 from atgnn.training.recipe import load_recipe
 
 pytest.importorskip("lightning")
-from atgnn.training.averaging import average, average_weights, measure_norms
+from atgnn.training.averaging import average, average_weights
 from atgnn.training.division import divide
 from atgnn.training.keeper import mean_report
 from atgnn.training.loaders import make_loaders
 from atgnn.training.module import TaggingModule
+from atgnn.training.norms import measure_norms
 from atgnn.training.run import train
 
 RATE = 16000
@@ -130,7 +131,7 @@ def test_measured_norms_are_the_mean_over_batches(sounds):
     hook = norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
     loader.set_epoch(0)
     batches = list(loader)
-    measure_norms(module, batches)
+    measure_norms(module.model, (module.features(b, augmented=True) for b in batches))
     hook.remove()
     assert len(inputs) == len(batches) == 3
     flat = [one.reshape(-1, one.shape[-1]) for one in inputs]

@@ -23,6 +23,7 @@ __all__ = [
     "counter",
     "doctor_table",
     "expand",
+    "looking",
     "models_table",
     "say",
     "show_warnings",
@@ -155,6 +156,30 @@ def counter(total: int, output: Console | None = None) -> Iterator[Callable[[int
     ) as bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def looking() -> Iterator[Callable[[int, int], None]]:
+    """A function that takes the numbers done and to do, for what is counted only on the way.
+
+    It moves a bar, in a terminal, until all is done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+    with Progress(
+        BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("")
+
+        def move(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if done == total:
+                bar.stop()
+
+        yield move
 
 
 def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:

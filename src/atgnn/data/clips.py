@@ -99,13 +99,16 @@ class Clips(Sequence[Clip]):
         return clips
 
     @classmethod
-    def read_present(cls, path: str | os.PathLike[str]) -> tuple[Clips, list[str]]:
+    def read_present(
+        cls, path: str | os.PathLike[str], *, labelled: bool = True
+    ) -> tuple[Clips, list[str]]:
         """The rows of a table whose sounds are there, and the sounds of the others.
 
-        No sound is opened. Raises `ClipsError` as `read`, except for missing files.
+        No sound is opened. A table that need not be `labelled` may lack the column. Raises
+        `ClipsError` as `read`, except for missing files.
         """
         path = Path(path).expanduser()
-        return cls._from_file(path, _collection(path))
+        return cls._from_file(path, _collection(path), labelled)
 
     @classmethod
     def concat(cls, parts: Iterable[Clips]) -> Clips:
@@ -123,7 +126,9 @@ class Clips(Sequence[Clip]):
         return cls(joined)
 
     @classmethod
-    def _from_file(cls, path: Path, collection: str) -> tuple[Clips, list[str]]:
+    def _from_file(
+        cls, path: Path, collection: str, labelled: bool = True
+    ) -> tuple[Clips, list[str]]:
         """The rows of a table whose sounds are there, and what the others name."""
         if not path.is_file():
             raise ClipsError(f"no table of clips at {path}: give a CSV or Parquet file or a folder")
@@ -131,6 +136,8 @@ class Clips(Sequence[Clip]):
         raw.columns = [str(name).strip() for name in raw.columns]
         if not len(raw):
             raise ClipsError(f"{path} lists no clips: it has a header and no rows")
+        if not labelled and not any(name in raw for name in LABEL_COLUMNS):
+            raw[LABEL_COLUMNS[0]] = ""
         table, there, missing = _checked_table(raw, path, collection)
         return cls(table[there]), missing
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from atgnn.checkpoint import Checkpoint
 from atgnn.errors import CheckpointError, ConfigError
@@ -24,9 +23,10 @@ from atgnn.training.epochs import chosen_epochs, ranges
 from atgnn.training.loaders import make_loaders
 from atgnn.training.loading import Batch, Loader
 from atgnn.training.module import TaggingModule, metrics_of, numbers_of
+from atgnn.training.norms import measure_norms
 from atgnn.training.recipe import Recipe, load_recipe
 
-__all__ = ["average", "average_weights", "measure_norms"]
+__all__ = ["average", "average_weights"]
 
 Norms = Literal["measured", "averaged"]
 
@@ -50,21 +50,6 @@ def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         name: (sums[name] / count).to(value.dtype) if name in sums else value
         for name, value in last.items()
     }
-
-
-@torch.no_grad()
-def measure_norms(module: TaggingModule, batches: Iterable[Batch]) -> None:
-    """Set every batch norm's statistics to their mean over batches of augmented clips."""
-    norms = [one for one in module.model.modules() if isinstance(one, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    module.train()
-    for number, batch in enumerate(batches):
-        for norm in norms:
-            norm.momentum = 1 / (number + 1)  # a running mean in which each batch counts the same
-        module.model(*module.features(batch, augmented=True))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    module.eval()
 
 
 @torch.inference_mode()
@@ -132,7 +117,8 @@ def _finished(
     if norms == "measured":
         training.set_epoch(recipe.optim.epochs)  # an epoch that the run has not seen
         torch.manual_seed(recipe.seed)
-        measure_norms(module, _on(device, islice(training, NORM_BATCHES)))
+        batches = _on(device, islice(training, NORM_BATCHES))
+        measure_norms(module.model, (module.features(one, augmented=True) for one in batches))
     module.eval()
     numbers = {}
     if validation is not None:

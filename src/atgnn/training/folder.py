@@ -28,7 +28,7 @@ from atgnn.files import write_text
 from atgnn.training.curves import METRICS, draw_curves, read_history
 from atgnn.training.recipe import Recipe, changed_settings, load_recipe
 
-__all__ = ["RunFolder", "check_folder"]
+__all__ = ["RunFolder", "append_row", "check_folder", "note_start"]
 
 REDRAWN_EVERY = 60  # seconds
 
@@ -62,22 +62,14 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "recipe.yaml", self.recipe.to_yaml())
         write_text(self.path / "data.json", json.dumps(data, indent=1) + "\n")
-        file = self.path / "environment.json"
-        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        starts = [*before.get("starts", []), environment]
-        write_text(file, json.dumps({"starts": starts}, indent=1) + "\n")
+        note_start(self.path / "environment.json", environment)
         if start:
             write_text(self.path / "init.txt", start + "\n")
         self.tell("It is under way, or was ended without notice.")
 
     def add_epoch(self, row: dict[str, Any]) -> None:
         """Add a row to the history; a resumed run writes over what it repeats."""
-        path = self.path / "history.csv"
-        lines = path.read_text().splitlines() if path.is_file() else [",".join(row)]
-        kept = [line for line in lines[1:] if int(line.split(",")[0]) < row["epoch"]]
-        own = ",".join(str(row.get(name, "")) for name in lines[0].split(","))
-        text = "\n".join([lines[0], *kept, own])
-        write_text(path, text + "\n")
+        append_row(self.path / "history.csv", row)
         if time.monotonic() - self._drawn_at > REDRAWN_EVERY:
             self.draw()
         self.tell("It is under way, or was ended without notice.")
@@ -141,6 +133,21 @@ class RunFolder:
                 epoch = int(columns["epoch"][best])
                 facts.append(f"best {title} in validation: {values[best]:.4f}, epoch {epoch}")
         return facts
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add an epoch's row to a history, in place of it and what follows where they are there."""
+    lines = path.read_text().splitlines() if path.is_file() else [",".join(row)]
+    kept = [line for line in lines[1:] if int(line.split(",")[0]) < row["epoch"]]
+    own = ",".join(str(row.get(name, "")) for name in lines[0].split(","))
+    write_text(path, "\n".join([lines[0], *kept, own]) + "\n")
+
+
+def note_start(path: Path, environment: dict[str, Any]) -> None:
+    """Add what a run starts on to the list of its starts."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    starts = [*before.get("starts", []), environment]
+    write_text(path, json.dumps({"starts": starts}, indent=1) + "\n")
 
 
 def _contents(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.distributed import gather_rows, mean_over_processes
@@ -26,6 +26,7 @@ __all__ = [
     "masked_loss",
     "metrics_of",
     "numbers_of",
+    "parameter_groups",
 ]
 
 STAIR = 50  # steps of the published warm-up
@@ -136,7 +137,7 @@ class TaggingModule(lightning.LightningModule):
         settings = self.recipe.optim
         kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(
-            _groups(self.model, settings),
+            parameter_groups(self.model, settings),
             lr=settings.learning_rate,
             betas=settings.betas,
             # One kernel for all weights; Lightning cannot clip gradients with it under autocast.
@@ -171,7 +172,7 @@ def numbers_of(metrics: Metrics | None) -> dict[str, float]:
     return {k: round(v, 6) for k, v in numbers.items() if v is not None and np.isfinite(v)}
 
 
-def _groups(model: Network, settings: OptimSettings) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict[str, Any]]:
     """Adam decays all parameters, as published; AdamW spares vectors (biases, norms)."""
     parameters = list(model.parameters())
     if settings.optimizer == "adam":

@@ -5,12 +5,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from atgnn.errors import ConfigError, describe_error, did_you_mean
+from atgnn.errors import ConfigError, did_you_mean
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.networks import NetworkConfig, network_preset
+from atgnn.training.settings import Settings as _Settings
+from atgnn.training.settings import settings_from
 
 __all__ = [
     "AugmentSettings",
@@ -46,10 +47,6 @@ FREE = {
 PATHS = {"init", "data.clips", "data.packed", "data.vocabulary"}
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataSettings(_Settings):
@@ -256,13 +253,6 @@ class Recipe(_Settings):
             place[last] = absolute(place[last])
         return Recipe.model_validate(values)
 
-    def to_yaml(self) -> str:
-        """The recipe as a file that `load_recipe` reads back."""
-        text: str = yaml.safe_dump(
-            self.model_dump(mode="json"), sort_keys=False, allow_unicode=True
-        )
-        return text
-
 
 def recipe_of_run(out: Path, resume: bool, overrides: list[str]) -> Recipe:
     """The recipe that a run saved in its folder, with overrides.
@@ -336,55 +326,4 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: list[str] | Non
             f"unknown recipe {str(name_or_path)!r}: give a .yaml file or one of "
             f"{', '.join(recipe_names())}{did_you_mean(str(name_or_path), recipe_names())}"
         )
-    values = _parse(text, str(name_or_path))
-    if not isinstance(values, dict):
-        raise ConfigError(f"recipe {name_or_path}: expected settings, got {type(values).__name__}")
-    for override in overrides or []:
-        _apply(values, override)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"recipe {name_or_path}: {_explain(error)}") from None
-
-
-def _parse(text: str, origin: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"recipe {origin}: not readable YAML: {reason}") from None
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Put one ``a.b=value`` into nested settings."""
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"expected key=value after --set, got {override!r}")
-    *parents, last = key.strip().split(".")
-    place = values
-    for parent in parents:
-        child = place.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"cannot set {key}: {parent} is not a group of settings")
-        place = child
-    place[last] = _parse(text, f"--set {override}")
-
-
-def _explain(error: ValidationError) -> str:
-    """As `describe_error`, with the nearest known key where one is unknown."""
-    for entry in error.errors():
-        if entry["type"] == "extra_forbidden":
-            *parents, key = (str(step) for step in entry["loc"])
-            known = _known_keys(parents)
-            where = ".".join([*parents, key])
-            return f"unknown key {where} (known: {', '.join(known)}){did_you_mean(key, known)}"
-    return describe_error(error)
-
-
-def _known_keys(parents: list[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    for parent in parents:
-        annotation = model.model_fields[parent].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return list(model.model_fields)
+    return settings_from(Recipe, text, str(name_or_path), overrides)

@@ -2,7 +2,7 @@
 
 import errno
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from atgnn.training.resume import ResumePoint, resume_file
 from atgnn.training.start import new_model
 from atgnn.training.trainer import check_precision, make_trainer
 
-__all__ = ["train"]
+__all__ = ["fit", "full_disk_in_one_line", "train"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -65,7 +65,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path | None:
         share_norms(start.model)
     module = TaggingModule(recipe, start.model, division.vocabulary.names, len(loaders[0]))
     folder = RunFolder(out, recipe)
-    with _full_disk_in_one_line(out):
+    with full_disk_in_one_line(out):
         if cluster.leads:  # only now: whatever does not fit has been found
             folder.claim(
                 start.report, data, describe_environment(cluster, accelerator(recipe.scale))
@@ -87,7 +87,23 @@ def _fit(
     folder, last = keeper.folder, resume_file(keeper.out)
     point = ResumePoint(last, recipe.scale.checkpoint_minutes, recipe.scale.checkpoint_steps)
     trainer = make_trainer(recipe, keeper.out, cluster, [keeper, point])
-    resumed_from = last if resume and last.is_file() else None
+    try:
+        fit(trainer, module, loaders, last if resume else None)
+    except KeyboardInterrupt:
+        if cluster.leads:
+            folder.draw()
+            folder.tell("It was interrupted.")
+        raise
+    finally:
+        leave_processes()  # from here on the first one works alone
+
+
+def fit(trainer: Any, module: Any, loaders: Sequence[Any], last: Path | None) -> None:
+    """Train to the end, from the state in `last` where there is one.
+
+    Ctrl-C is a KeyboardInterrupt, whatever Lightning makes of it.
+    """
+    resumed_from = last if last is not None and last.is_file() else None
     try:
         with warnings.catch_warnings():
             for needless in NEEDLESS:
@@ -96,12 +112,7 @@ def _fit(
     except SystemExit:  # Lightning's answer to Ctrl-C
         if not trainer.interrupted:
             raise
-        if cluster.leads:
-            folder.draw()
-            folder.tell("It was interrupted.")
         raise KeyboardInterrupt from None
-    finally:
-        leave_processes()  # from here on the first one works alone
 
 
 #: Warnings of Lightning about what is meant so.
@@ -114,7 +125,8 @@ NEEDLESS = (
 
 
 @contextmanager
-def _full_disk_in_one_line(out: Path) -> Iterator[None]:
+def full_disk_in_one_line(out: Path) -> Iterator[None]:
+    """Turns what a full disk raises into one line."""
     try:
         yield
     except OSError as error:

@@ -1,0 +1,1 @@
+"""Pre-training: a patch encoder learns from sound that nobody labelled."""

@@ -1,0 +1,106 @@
+"""What one step of pre-training does."""
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from atgnn.encoder import spread_of
+from atgnn.frontend import FrontEnd
+from atgnn.model import ATGNN
+from atgnn.model.atgnn import initialise
+from atgnn.model.layers import Patches
+from atgnn.training.loading import Batch
+from atgnn.training.means import EpochMeans, step_seed
+from atgnn.training.module import learning_rate_factor, parameter_groups
+from atgnn.training.pretrain.objectives import Cells, Predictor, Projector, contrast, spread
+from atgnn.training.pretrain.settings import PretrainSettings
+from atgnn.training.pretrain.views import vary
+
+__all__ = ["PretrainModule"]
+
+
+class PretrainModule(lightning.LightningModule):
+    """Front end, encoder, and the parts that only pre-training needs."""
+
+    def __init__(self, settings: PretrainSettings) -> None:
+        super().__init__()
+        self.settings, self.means = settings, EpochMeans()
+        self.front_end = FrontEnd(settings.front_end_config())
+        config = settings.model_config_of()
+        model = ATGNN(config)
+        initialise(model, settings.residual_scale)
+        self.encoder = model.encoder
+        channels = config.channels[-1]
+        self.cells = Cells(settings.cell, settings.frames, config.n_mels)
+        self.projector = Projector(channels, settings.views.width) if settings.compares else None
+        self.predictor = Predictor(channels, self.cells) if settings.masks else None
+
+    def on_train_epoch_start(self) -> None:
+        """Not called where a run goes on within an epoch: all of this was saved."""
+        loader: Any = self.trainer.train_dataloader
+        loader.set_epoch(self.current_epoch)
+        self.means.clear()
+
+    def on_train_batch_start(self, batch: Batch, step: int) -> None:
+        """Every draw of a step is a function of the seed, the epoch and the step."""
+        loader: Any = self.trainer.train_dataloader
+        loader.taken = step + 1
+        torch.manual_seed(step_seed(self.settings.seed, self.current_epoch, step))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What Lightning does not keep."""
+        checkpoint["means"] = self.means.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.means.load_state_dict(checkpoint["means"])
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        """Loss of a batch of 2 B views."""
+        losses, patches = self._losses(self._views(batch))
+        loss = torch.stack(list(losses.values())).sum()
+        mean = spread_of(patches).chunk(2, 1)[0]
+        numbers = {"loss": loss, **losses, "spread": spread(mean)}
+        for name, number in numbers.items():
+            self.means.add(name, number)
+        if self.loggers:
+            self.log_dict(numbers, on_epoch=False)
+        return loss
+
+    def _views(self, batch: Batch) -> Tensor:
+        """Normalised log-mel of the views, ``(2 B, T, F)``, each changed in its own way."""
+        features, _ = self.front_end.log_mel(batch.wave())
+        covered = not self.settings.masks  # hidden cells cover enough
+        varied = vary(features, self.settings.views, torch.default_generator, covered=covered)
+        return self.front_end.normalise(varied)
+
+    def _losses(self, features: Tensor) -> tuple[dict[str, Tensor], Patches]:
+        seen, losses, hidden = features, {}, None
+        if self.predictor is not None:
+            share = self.settings.masked.share
+            hidden = self.cells.draw(len(features), share, torch.default_generator)
+            hidden = hidden.to(features.device)
+            seen = self.cells.hide(features, hidden)
+        patches = self.encoder(seen)[-1][-1]
+        if self.projector is not None:
+            vectors = self.projector(patches)
+            losses["views"] = contrast(vectors, self.settings.views.temperature)
+        if self.predictor is not None and hidden is not None:
+            losses["masked"] = self.predictor(patches, features, hidden)
+        return losses, patches
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, warmed up and cooled down."""
+        settings, steps = self.settings.optim.as_optim(), self.settings.optim.steps_each
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self, settings), lr=settings.learning_rate, betas=settings.betas
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, steps, settings)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
