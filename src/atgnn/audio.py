@@ -39,6 +39,7 @@ __all__ = [
     "find_sounds",
     "is_sound",
     "load",
+    "occupied_band",
     "probe",
     "stream",
     "walk_sounds",
@@ -200,6 +201,23 @@ def band_share(samples: np.ndarray, rate: int, f_min: float, f_max: float) -> fl
     silence gives 1.0, as nothing of it lies outside.
     """
     return _share_within(_power_spectrum(samples, rate), rate, f_min, f_max)
+
+
+def occupied_band(samples: np.ndarray, rate: int, share: float = 0.9) -> tuple[float, float]:
+    """The band, in Hz, that holds `share` of the energy of mono `samples`, equal rests outside.
+
+    Measured as `band_share` does; (0, rate / 2) where there is no energy.
+    """
+    power = _power_spectrum(samples, rate)
+    power[0] = 0  # the mean is no sound
+    below = np.cumsum(power)
+    if below[-1] <= 0:
+        return 0.0, rate / 2
+    below /= below[-1]
+    rest = (1 - share) / 2
+    first, last = np.searchsorted(below, [rest, 1 - rest])
+    width = rate / 2 / (len(power) - 1)
+    return float(first * width), float(min(last, len(power) - 1) * width)
 
 
 class BandMeter:
