@@ -412,3 +412,23 @@ def test_a_row_is_json_when_asked(folder):
         None,
         {"mood": "calm"},
     ]
+
+
+# ---------------------------------------------------------------------- owners of mixtures
+
+
+def test_mixtures_belong_to_everyone_who_has_a_part(tmp_path):
+    rows = ["a.wav,ann", "b.wav,ann;ben", "c.wav,cid", "d.wav,ben;dan", "e.wav,", "f.wav, cid "]
+    for row in rows:
+        sound(tmp_path / row.split(",")[0])
+    table = tmp_path / "clips.csv"
+    table.write_text("\n".join(["path,group,labels", *(f"{row},Rain" for row in rows)]))
+    clips = Clips.read(table)
+    assert clips.owners[:4] == [("ann",), ("ann", "ben"), ("cid",), ("ben", "dan")]
+    assert clips.owners[4] == (str(tmp_path / "e.wav"),)
+    groups = clips.groups.tolist()
+    assert groups[0] == groups[1] == groups[3] == "ann (+2)", "through ben, dan belongs to ann"
+    assert groups[2] == groups[5] == "cid"
+    assert groups[4] == str(tmp_path / "e.wav")
+    without = clips.subset([0, 2, 4])
+    assert without.groups.tolist() == ["ann", "cid", str(tmp_path / "e.wav")]

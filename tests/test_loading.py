@@ -11,6 +11,7 @@ from helpers import RATE, sound, tiny_model, write
 
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, PackedWaveforms
+from atgnn.data.waveforms import Waveforms
 from atgnn.errors import ClipsError
 from atgnn.frontend import FrontEnd
 from atgnn.training import loading
@@ -20,7 +21,6 @@ from atgnn.training.loading import (
     Item,
     Loader,
     Sound,
-    Waveforms,
     collate,
 )
 from atgnn.training.recipe import AugmentSettings, Recipe, load_recipe

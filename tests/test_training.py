@@ -21,8 +21,9 @@ from atgnn.training import augment
 from atgnn.training.recipe import AugmentSettings, OptimSettings, Recipe, load_recipe, recipe_names
 
 pytest.importorskip("lightning")
+from atgnn.data.waveforms import Waveforms
 from atgnn.training.division import divide
-from atgnn.training.loading import ClipDataset, EpochSampler, Waveforms, collate
+from atgnn.training.loading import ClipDataset, EpochSampler, collate
 from atgnn.training.module import learning_rate_factor, masked_loss
 from atgnn.training.run import train
 

@@ -26,7 +26,7 @@ import csv
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -34,6 +34,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from atgnn.data import Clips
+from atgnn.data.clips import connected
 from atgnn.errors import AtgnnError, ClipsError
 from atgnn.labels import Ontology, Vocabulary
 
@@ -197,24 +198,6 @@ def may_be_there(
             columns = own + list(ontology.implied(name, kept))
             cells[np.ix_(covered, columns)] = True
     return cells
-
-
-def connected(owners: Sequence[Sequence[Hashable]]) -> np.ndarray:
-    """A group number per clip, (N,): clips that share an owner, directly or not, share it."""
-    leader: dict[Hashable, Hashable] = {}
-
-    def find(item: Hashable) -> Hashable:
-        leader.setdefault(item, item)
-        while leader[item] != item:
-            leader[item] = leader[leader[item]]
-            item = leader[item]
-        return item
-
-    for items in owners:
-        for item in items[1:]:
-            leader[find(item)] = find(items[0])
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(find(items[0]), len(numbers)) for items in owners])
 
 
 def spread(groups: np.ndarray, traits: np.ndarray, folds: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from atgnn.labels import Ontology, Vocabulary
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Clip", "Clips"]
+__all__ = ["Clip", "Clips", "connected"]
 
 SEPARATOR = ";"
 PATH_COLUMNS = ("path", "filename", "file")
@@ -211,16 +211,36 @@ class Clips(Sequence[Clip]):
         return self.table[name].to_numpy(dtype=object)
 
     @property
+    def owners(self) -> list[tuple[str, ...]]:
+        """Whose each clip is: the names in its group, separated by ``;``, or its own path."""
+        own: list[tuple[str, ...]] = [(str(path),) for path in self.paths]
+        if "group" not in self.table:
+            return own
+        return [
+            _names(cell, Path("group")) or path
+            for cell, path in zip(self.column("group"), own, strict=True)
+        ]
+
+    @property
     def groups(self) -> np.ndarray:
         """Who or what each clip comes from, (N,): its group, or its own path where none is given.
 
         Clips of one group resemble each other: never split one, and resample groups, not clips.
+        A mixture belongs to everyone who has a part in it, and so clips that share an owner,
+        directly or through others, are one group.
         """
-        own = np.array([str(path) for path in self.paths], dtype=object)
-        if "group" not in self.table:
-            return own
-        given = self.column("group")
-        return np.array([a if isinstance(a, str) else b for a, b in zip(given, own, strict=True)])
+        owners = self.owners
+        if all(len(names) == 1 for names in owners):
+            return np.array([name for (name,) in owners], dtype=object)
+        numbers = connected(owners)
+        names: dict[int, dict[str, None]] = {}
+        for number, own in zip(numbers.tolist(), owners, strict=True):
+            names.setdefault(number, {}).update(dict.fromkeys(own))
+        titles = {
+            number: next(iter(all_)) if len(all_) == 1 else f"{next(iter(all_))} (+{len(all_) - 1})"
+            for number, all_ in names.items()
+        }
+        return np.array([titles[number] for number in numbers.tolist()], dtype=object)
 
     def vocabulary(self) -> Vocabulary:
         """All labels that some clip is marked with, in alphabetical order."""
@@ -357,6 +377,26 @@ class Clips(Sequence[Clip]):
     def __repr__(self) -> str:
         collections = ", ".join(dict.fromkeys(map(str, self.table["collection"])))
         return f"Clips({len(self)} clips of {collections or 'nothing'})"
+
+
+def connected(owners: Sequence[Sequence[Hashable]]) -> np.ndarray:
+    """A group number per clip, (N,): clips that share an owner, directly or not, share it."""
+    leader: dict[Hashable, Hashable] = {}
+
+    def find(item: Hashable) -> Hashable:
+        leader.setdefault(item, item)
+        while leader[item] != item:
+            leader[item] = leader[leader[item]]
+            item = leader[item]
+        return item
+
+    for items in owners:
+        for item in items[1:]:
+            leader[find(item)] = find(items[0])
+    numbers: dict[Hashable, int] = {}
+    return np.array(
+        [numbers.setdefault(find(items[0]), len(numbers)) for items in owners], dtype=np.int64
+    )
 
 
 def _pandas() -> Any:

@@ -113,9 +113,7 @@ class CoOccurrence:
             return cls.of(labels, together)
         # Marks, not row sums: a label that is always alone still occurs.
         chance = cls.independent(labels, np.maximum(present.sum(0), 1)).pairs
-        return cls.of(
-            labels, (1 - smoothing) * 2 * together / together.sum() + smoothing * chance
-        )
+        return cls.of(labels, (1 - smoothing) * 2 * together / together.sum() + smoothing * chance)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> CoOccurrence:

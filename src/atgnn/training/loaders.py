@@ -2,10 +2,11 @@
 
 from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms, is_packed
+from atgnn.data.waveforms import Waveforms
 from atgnn.distributed import Part
 from atgnn.errors import ClipsError, ConfigError
 from atgnn.training.division import Division
-from atgnn.training.loading import ClipDataset, EpochSampler, Loader, Waveforms
+from atgnn.training.loading import ClipDataset, EpochSampler, Loader
 from atgnn.training.recipe import Recipe
 from atgnn.training.sampling import balanced_weights
 

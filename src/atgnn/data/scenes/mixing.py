@@ -1,0 +1,175 @@
+"""Scenes made from events, a background and a set of labels. S samples, N scenes, L labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from atgnn.data.cooccurrence import CoOccurrence, Sampler
+from atgnn.data.events import Activity, find_activity, level
+from atgnn.data.scenes.ingredients import Ingredients, Part, Source
+from atgnn.data.scenes.sound import coloured_noise, faded, repeated
+from atgnn.data.store import SCALE
+from atgnn.errors import AtgnnError, ClipsError
+
+__all__ = ["Event", "Scene", "Scenes"]
+
+PEAK = 0.98  # a mixture that would exceed full scale is turned down to this
+CROSSING = 0.05  # s by which a short background overlaps with itself where it is repeated
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a scene: what, when (s), in which band (Hz), how loud, and where from."""
+
+    label: str
+    labels: tuple[str, ...]
+    onset: float
+    offset: float
+    active_seconds: float
+    low_hz: float
+    high_hz: float
+    level_db: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A mixture: int16 samples (S,), what is in it, and whose it is."""
+
+    samples: np.ndarray
+    events: tuple[Event, ...]
+    labels: tuple[str, ...]
+    unknown: tuple[str, ...]
+    owners: tuple[str, ...]
+    background: str
+
+
+class Scenes:
+    """A plan of N scenes, each made when it is asked for: item i is a `Scene`.
+
+    What a scene is depends on the ingredients, the settings and its number alone, so that threads
+    change nothing and the same seed gives the same samples.
+
+    Attributes:
+        part_of: the part of each scene, (N,).
+        drawn: labels of the events of each scene, bool (N, L), columns as in the matrix.
+        distance: see `atgnn.data.cooccurrence.Sampler`.
+    """
+
+    def __init__(self, ingredients: Ingredients, matrix: CoOccurrence, count: int) -> None:
+        """`count` scenes of every part, labels together as `matrix` says.
+
+        Raises `ClipsError` for an impossible matrix or one of other labels than the events.
+        """
+        if count < 1:
+            raise ClipsError(f"{count} scenes: expected 1 or more")
+        self.ingredients, self.settings = ingredients, ingredients.settings
+        self.matrix = (
+            matrix.of_labels(ingredients.labels)
+            if (set(matrix.labels) >= set(ingredients.labels))
+            else _refuse_labels(matrix, ingredients)
+        )
+        generator = np.random.default_rng((self.settings.seed, 0))
+        sampler = Sampler(self.matrix, self.settings.events, generator)
+        self.distance = sampler.distance
+        self.part_of: list[Part] = [part for part in ingredients.parts for _ in range(count)]
+        sizes = sampler.sizes(len(self.part_of), generator)
+        self.drawn = sampler.draw(sizes, generator)
+
+    def __len__(self) -> int:
+        return len(self.part_of)
+
+    def __getitem__(self, number: int) -> Scene:
+        settings, part = self.settings, self.part_of[number]
+        generator = np.random.default_rng((settings.seed, 1, number))
+        length = round(settings.seconds * settings.rate)
+        bed, background = self._background(part, length, generator)
+        names = [self.matrix.labels[i] for i in np.flatnonzero(self.drawn[number])]
+        mixture, events, sources = bed, [], [*background]
+        for name in generator.permutation(names).tolist():
+            choices = self.ingredients.events[part][name]
+            source = choices[int(generator.integers(len(choices)))]
+            event, sound, at = self._event(source, level(bed), length, generator)
+            mixture = mixture.copy()
+            mixture[at : at + len(sound)] += sound
+            events.append(event)
+            sources.append(source)
+        events.sort(key=lambda event: (event.onset, event.label))
+        loudest = float(np.abs(mixture).max())
+        mixture = mixture * min(1.0, PEAK / loudest) if loudest else mixture
+        marked = {label for source in sources for label in source.labels}
+        unknown = {label for source in sources for label in source.unknown} - marked
+        return Scene(
+            samples=np.rint(mixture / SCALE).astype(np.int16),
+            events=tuple(events),
+            labels=tuple(sorted(marked)),
+            unknown=tuple(sorted(unknown)),
+            owners=tuple(sorted({owner for source in sources for owner in source.owners})),
+            background=background[0].name if background else "noise",
+        )
+
+    def _background(
+        self, part: Part, length: int, generator: np.random.Generator
+    ) -> tuple[np.ndarray, list[Source]]:
+        """Float samples (S,) at a level that is drawn, and the clip they come from, if any."""
+        sources: list[Source] = []
+        if self.ingredients.backgrounds is None:
+            sound = coloured_noise(length, generator)
+        else:
+            choices = self.ingredients.backgrounds[part]
+            sources = [choices[int(generator.integers(len(choices)))]]
+            whole = self.ingredients.samples(sources[0])
+            sound = repeated(whole, length, round(CROSSING * self.settings.rate), generator)
+        wanted = 10 ** (generator.uniform(*self.settings.background_dbfs) / 20)
+        return sound * (wanted / max(level(sound), 1e-9)), sources
+
+    def _event(
+        self, source: Source, over: float, length: int, generator: np.random.Generator
+    ) -> tuple[Event, np.ndarray, int]:
+        """What is added (S',), the sample where it begins, and what to write down of it."""
+        settings, rate = self.settings, self.settings.rate
+        activity = source.activity
+        sound = self.ingredients.samples(source)[activity.start : activity.stop]
+        if len(sound) > length:
+            first = int(generator.integers(len(sound) - length + 1))
+            sound, activity = _excerpt(sound, first, length, rate, settings.audible_db)
+        decibels = generator.uniform(*settings.level_db)
+        sound = faded(sound, round(settings.fade * rate))
+        sound = sound * (over * 10 ** (decibels / 20) / activity.rms)
+        at = int(generator.integers(length - len(sound) + 1))
+        event = Event(
+            label=source.label,
+            labels=source.labels,
+            onset=round(at / rate, 4),
+            offset=round((at + len(sound)) / rate, 4),
+            active_seconds=round(activity.seconds, 4),
+            low_hz=round(activity.low, 1),
+            high_hz=round(activity.high, 1),
+            level_db=round(decibels, 2),
+            source=source.name,
+        )
+        return event, sound, at
+
+
+def _excerpt(
+    sound: np.ndarray, first: int, length: int, rate: int, audible_db: float
+) -> tuple[np.ndarray, Activity]:
+    """A part of a long event, trimmed to where it can be heard; from its beginning if silent."""
+    for start in (first, 0):
+        piece = sound[start : start + length]
+        try:
+            activity = find_activity(piece, rate, audible_db)
+        except AtgnnError:
+            continue
+        return piece[activity.start : activity.stop], activity
+    raise AssertionError("a trimmed event begins with sound")
+
+
+def _refuse_labels(matrix: CoOccurrence, ingredients: Ingredients) -> CoOccurrence:
+    missing = [name for name in ingredients.labels if name not in matrix.labels]
+    raise ClipsError(
+        f"the co-occurrence lacks {len(missing)} labels of the events, the first is {missing[0]}: "
+        "add them to the matrix, or name the labels to use"
+    )
