@@ -9,12 +9,12 @@ import pytest
 import torch
 from helpers import RATE, sound, tiny_model, write
 
+from atgnn.data import waveforms
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, PackedWaveforms
 from atgnn.data.waveforms import Waveforms
 from atgnn.errors import ClipsError
 from atgnn.frontend import FrontEnd
-from atgnn.training import loading
 from atgnn.training.loading import (
     ClipDataset,
     EpochSampler,
@@ -89,7 +89,7 @@ def test_packed_folders_that_do_not_fit_are_refused(clips, packed, tmp_path):
 
 def test_decoded_clips_are_kept_while_there_is_room(clips, monkeypatch):
     decoded = []
-    monkeypatch.setattr(loading, "decode", lambda clip, *_: decoded.append(clip) or noise(100, 0))
+    monkeypatch.setattr(waveforms, "decode", lambda clip, *_: decoded.append(clip) or noise(100, 0))
     roomy, full = Waveforms(clips, RATE, 1.0, 1.0), Waveforms(clips, RATE, 450 / 2**30, 1.0)
     for waves, expected in ((roomy, 12), (full, 12 + 10)):
         decoded.clear()

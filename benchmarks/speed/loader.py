@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, PackedWaveforms
-from atgnn.training.loading import ClipDataset, EpochSampler, Loader, Waveforms, collate
+from atgnn.data.waveforms import Waveforms
+from atgnn.training.loading import ClipDataset, EpochSampler, Loader, collate
 from atgnn.training.recipe import AugmentSettings
 
 from .harness import finish, heading, machine, parser, quartiles, table, threads

@@ -7,6 +7,8 @@ count. The diagonal says nothing; how often a label occurs follows from its row.
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -147,10 +149,12 @@ class CoOccurrence:
 
     def to_csv(self) -> str:
         """As `read` takes it; the entries are shares of all pairs."""
-        lines = [",".join(["label", *map(_quoted, self.labels)])]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["label", *self.labels])
         for name, row in zip(self.labels, self.pairs, strict=True):
-            lines.append(",".join([_quoted(name), *(f"{value:.8g}" for value in row)]))
-        return "\n".join(lines) + "\n"
+            writer.writerow([name, *(f"{value:.8g}" for value in row)])
+        return text.getvalue()
 
     # ------------------------------------------------------------------ others made from it
 
@@ -337,7 +341,3 @@ def _with_rows(matrix: np.ndarray, wanted: np.ndarray, labels: Sequence[str]) ->
         sums = scale * (matrix @ scale)
         scale = scale * np.sqrt(wanted / np.maximum(sums, 1e-300))
     return matrix * np.outer(scale, scale)
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"' if "," in name or '"' in name else name
