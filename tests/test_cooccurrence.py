@@ -166,5 +166,5 @@ def test_bad_tables_are_one_line(tmp_path, text, message):
     with pytest.raises(ClipsError, match=message) as error:
         CoOccurrence.read(path)
     assert re.match(r".*pairs\.csv", str(error.value))
-    with pytest.raises(ClipsError, match="none.csv"):
+    with pytest.raises(ClipsError, match=r"none\.csv"):
         CoOccurrence.read(tmp_path / "none.csv")
