@@ -133,14 +133,12 @@ class PackedWaveforms:
         threads: int | None = None,
         on_error: Literal["raise", "collect"] = "raise",
         progress: Callable[[int], None] | None = None,
-        sound: Callable[[int], np.ndarray] | None = None,
     ) -> "PackedWaveforms":
         """Decode and resample every clip once, in threads, and open the result.
 
         It is written beside its place and moved there when complete: no crash leaves half a store.
         With ``on_error="collect"``, rows that cannot be decoded are left out and listed in
-        `failures`. `progress` is told the number of rows done. `sound` makes the samples of a row,
-        int16 (S,), where they are not decoded from its file.
+        `failures`. `progress` is told the number of rows done.
 
         Raises:
             ClipsError: `folder` is in use or cannot be written, or no clip could be decoded.
@@ -159,7 +157,7 @@ class PackedWaveforms:
                 )  # with the usual permissions; the scratch folder has none
                 new.mkdir()
                 with (new / SAMPLES).open("wb") as file:
-                    packing = _Packing(clips, rate, longest, on_error == "collect", file, sound)
+                    packing = _Packing(clips, rate, longest, on_error == "collect", file)
                     packing.run(threads or os.cpu_count() or 1, progress)
                     file.flush()
                     os.fsync(file.fileno())
@@ -260,17 +258,10 @@ class _Packing:
     """A store on its way to disk."""
 
     def __init__(
-        self,
-        clips: Clips,
-        rate: int,
-        longest: float | None,
-        collect: bool,
-        file: BinaryIO,
-        sound: Callable[[int], np.ndarray] | None,
+        self, clips: Clips, rate: int, longest: float | None, collect: bool, file: BinaryIO
     ) -> None:
         self.clips, self.rate, self.longest, self.collect = clips, rate, longest, collect
         self.file, self.samples = file, 0
-        self.sound = sound or (lambda row: decode(clips[row], rate, longest))
         self.rows: list[int] = []
         self.index: list[tuple[int, int, int]] = []  # offset, samples, crc32
         self.failures: list[BadClip] = []
@@ -280,7 +271,7 @@ class _Packing:
 
         def attempt(row: int) -> np.ndarray | AtgnnError:
             try:
-                return self.sound(row)
+                return decode(self.clips[row], self.rate, self.longest)
             except AtgnnError as error:
                 return error
             except OSError as error:  # a drive that fails while it is read
