@@ -31,6 +31,7 @@ COLUMNS = {
     "val_accuracy": ".6f",
     "learning_rate": ".6g",
 }
+AVERAGE_COLUMNS = {"ema_mAP": ".6f", "ema_accuracy": ".6f"}  # where weights are averaged
 
 
 class Keeper(Callback):
@@ -80,7 +81,8 @@ class Keeper(Callback):
         numbers = {**trainer.callback_metrics, **pl_module.means.means()}
         numbers["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         row: dict[str, Any] = {"epoch": epoch}
-        for name, digits in COLUMNS.items():
+        columns = COLUMNS | (AVERAGE_COLUMNS if pl_module.average is not None else {})
+        for name, digits in columns.items():
             row[name] = "" if name not in numbers else f"{float(numbers[name]):{digits}}"
         if not trainer.is_global_zero:
             return
@@ -121,7 +123,7 @@ class Keeper(Callback):
             command="atgnn train recipe.yaml --out RUN   # the recipe.yaml that the run saved",
         )
         Checkpoint(
-            module.model,
+            module.kept,
             self.recipe.front_end_config(),
             self.vocabulary,
             activation="softmax" if self.recipe.task == "single_label" else "sigmoid",

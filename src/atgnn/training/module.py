@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -15,6 +15,8 @@ from atgnn.frontend import FrontEnd
 from atgnn.metrics import Metrics, evaluate_scores
 from atgnn.networks import Network
 from atgnn.training.augment import mask_features, shift_frequency
+from atgnn.training.distill import Distillation
+from atgnn.training.ema import MovingAverage
 from atgnn.training.loading import Batch
 from atgnn.training.means import EpochMeans, step_seed
 from atgnn.training.recipe import OptimSettings, Recipe
@@ -36,13 +38,22 @@ class TaggingModule(lightning.LightningModule):
     """Front end, model, loss and metrics of a run."""
 
     def __init__(
-        self, recipe: Recipe, model: Network, labels: tuple[str, ...], steps_per_epoch: int
+        self,
+        recipe: Recipe,
+        model: Network,
+        labels: tuple[str, ...],
+        batches_per_epoch: int,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
-        self.recipe, self.labels, self.steps_per_epoch = recipe, labels, steps_per_epoch
+        self.recipe, self.labels = recipe, labels
+        self.batches_per_epoch, self.distillation = batches_per_epoch, distillation
         self.front_end = FrontEnd(recipe.front_end_config())
         self.model = model
-        self.metrics: Metrics | None = None
+        self.average = MovingAverage(model, recipe.ema.decay) if recipe.ema.decay else None
+        if recipe.compile:
+            model.compile()
+        self.metrics: Metrics | None = None  # of `kept`
         self.means = EpochMeans()
         self._seen: list[tuple[Tensor, Tensor]] = []
 
@@ -70,13 +81,28 @@ class TaggingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Loss of a batch."""
         logits = self.model(*self.features(batch, augmented=True))
+        truth = batch.targets[:, : len(self.labels)]  # a score file's columns may follow
         loss = masked_loss(
-            logits, batch.targets, self.recipe.task, self.recipe.optim.label_smoothing, shared=True
+            logits, truth, self.recipe.task, self.recipe.optim.label_smoothing, shared=True
         )
+        if self.distillation is not None:
+            loss = self.distillation.blend(loss, logits, batch)
         self.means.add("train_loss", loss)
         if self.loggers:
             self.log("loss", loss, on_epoch=False)  # this process's share of it
-        return loss
+        return loss * self._batches_to_update(step)
+
+    def _batches_to_update(self, step: int) -> float:
+        """Lightning divides by `accumulate`; fewer batches are left for an epoch's last update."""
+        together = self.recipe.optim.accumulate
+        left = self.batches_per_epoch - step // together * together
+        return together / min(together, left)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Update the weights, and the average that follows them."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self.model)
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's means to the loggers."""
@@ -84,17 +110,35 @@ class TaggingModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, step: int) -> None:
         """Scores of a batch, kept for the epoch's metrics."""
-        logits = self.model(*self.features(batch, augmented=False)).float()
+        features = self.features(batch, augmented=False)
+        logits = self.model(*features).float()
+        if self.average is not None:
+            logits = torch.cat([logits, self.average(*features).float()], dim=1)
         self._seen.append((logits, batch.targets))
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all validation clips."""
         logits, targets = self._all_seen()
-        self.metrics = metrics_of(logits, targets, self.recipe, self.labels)
+        if self.average is not None:
+            logits, averaged = logits.chunk(2, dim=1)
+            of_average = self._log_metrics(averaged, targets, "ema")
+        of_model = self._log_metrics(logits, targets, "val")
+        self.metrics = of_average if self.recipe.select == "ema" else of_model
         self.log("val_loss", masked_loss(logits, targets, self.recipe.task))
-        self.log("val_mAP", self.metrics.mean_ap, prog_bar=True)
-        if self.metrics.accuracy is not None:
-            self.log("val_accuracy", self.metrics.accuracy, prog_bar=True)
+
+    def _log_metrics(self, logits: Tensor, targets: Tensor, prefix: str) -> Metrics:
+        metrics = metrics_of(logits, targets, self.recipe, self.labels)
+        self.log(f"{prefix}_mAP", metrics.mean_ap, prog_bar=True)
+        if metrics.accuracy is not None:
+            self.log(f"{prefix}_accuracy", metrics.accuracy, prog_bar=True)
+        return metrics
+
+    @property
+    def kept(self) -> Network:
+        """The network whose weights are the run's result, so far."""
+        if self.recipe.select == "ema" and self.average is not None:
+            return cast("Network", self.average.network)
+        return self.model
 
     def _all_seen(self) -> tuple[Tensor, Tensor]:
         """Logits and targets of all validation clips, each once, in order, from all processes."""
@@ -135,6 +179,7 @@ class TaggingModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam or AdamW, with a factor per step from `learning_rate_factor`."""
         settings = self.recipe.optim
+        updates = -(-self.batches_per_epoch // settings.accumulate)  # of an epoch
         kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(
             parameter_groups(self.model, settings),
@@ -144,7 +189,7 @@ class TaggingModule(lightning.LightningModule):
             fused=self.recipe.precision == "32-true",
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, self.steps_per_epoch, settings)
+            optimizer, lambda step: learning_rate_factor(step, updates, settings)
         )
         return {
             "optimizer": optimizer,

@@ -16,6 +16,8 @@ from atgnn.training.settings import settings_from
 __all__ = [
     "AugmentSettings",
     "DataSettings",
+    "DistillSettings",
+    "EmaSettings",
     "OptimSettings",
     "Recipe",
     "ScaleSettings",
@@ -44,7 +46,14 @@ FREE = {
 }
 
 #: Settings that may name files and folders.
-PATHS = {"init", "data.clips", "data.packed", "data.vocabulary"}
+PATHS = {
+    "init",
+    "data.clips",
+    "data.packed",
+    "data.vocabulary",
+    "distill.scores",
+    "distill.teacher",
+}
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -136,6 +145,9 @@ class OptimSettings(_Settings):
         tuple(range(10, 50, 5)), description="epochs after which `steps` lowers the rate"
     )
     decay: float = Field(0.5, gt=0, le=1, description="factor of the rate at each milestone")
+    accumulate: int = Field(
+        1, ge=1, description="batches whose gradients are added up before the weights are updated"
+    )
     gradient_clip: float = Field(1.0, ge=0, description="largest norm; 0 is off")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
@@ -161,6 +173,36 @@ class ScaleSettings(_Settings):
     checkpoint_steps: int = Field(0, ge=0, description="the same by updates of the weights")
 
 
+class DistillSettings(_Settings):
+    """Another model to learn from: its score file, or checkpoints that listen along."""
+
+    scores: str | None = Field(None, description="score file of the training clips")
+    teacher: tuple[str, ...] = Field(
+        (), description="checkpoints that hear every batch; their mean counts; may be one string"
+    )
+    weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss")
+    temperature: float = Field(1.0, gt=0, description="above 1 the unlikely labels count more")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("teacher"), str):
+            return {**values, "teacher": (values["teacher"],)}
+        return values
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "DistillSettings":
+        if self.scores is not None and self.teacher:
+            raise ValueError("give scores or teacher, not both")
+        return self
+
+
+class EmaSettings(_Settings):
+    """A moving average of the weights, validated beside them; `select: ema` makes it the result."""
+
+    decay: float = Field(0.0, ge=0, lt=1, description="share that each update keeps; 0 is off")
+
+
 class Recipe(_Settings):
     """All of a run. `atgnn train` saves the resolved one as ``recipe.yaml``."""
 
@@ -183,10 +225,13 @@ class Recipe(_Settings):
     data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     optim: OptimSettings = OptimSettings()
-    select: Literal["best", "last", "last5", "averaged"] = Field(
+    distill: DistillSettings = DistillSettings()
+    ema: EmaSettings = EmaSettings()
+    select: Literal["best", "last", "last5", "averaged", "ema"] = Field(
         "best",
         description="the result: the epoch that validates best; the last one, with its metrics or "
-        "their mean over the last five epochs; or the mean of the kept epochs' weights",
+        "their mean over the last five epochs; the mean of the kept epochs' weights; or the moving "
+        "average of weights",
     )
     keep_epochs: int = Field(
         0, ge=0, description="keep the weights of so many last epochs, in half precision"
@@ -199,6 +244,9 @@ class Recipe(_Settings):
     window_seconds: float = Field(10.0, gt=0, description="longer clips are cut to this length")
     seed: int = Field(42, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = Field(
+        False, description="torch.compile the network: minutes at first, then faster on a GPU"
+    )
     workers: int = Field(2, ge=0, description="threads that load ahead of the network; 0: none")
     scale: ScaleSettings = ScaleSettings()
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
@@ -212,6 +260,8 @@ class Recipe(_Settings):
         self.model_config_for(2)
         if self.select == "averaged" and min(self.keep_epochs, self.optim.epochs) < 2:
             raise ConfigError("select: averaged needs two or more keep_epochs (and optim.epochs)")
+        if self.select == "ema" and not self.ema.decay:
+            raise ConfigError("select: ema needs a moving average: set ema.decay, 0.99 perhaps")
         return self
 
     def front_end_config(self) -> FrontEndConfig:

@@ -19,6 +19,7 @@ except ImportError:
     raise MissingExtraError.of("Lightning", "train", "training") from None
 
 from atgnn.training.cluster import Cluster, accelerator, find_cluster, was_restarted
+from atgnn.training.distill import make_distillation
 from atgnn.training.environment import describe_environment
 from atgnn.training.fingerprint import check_same_data, describe_data
 from atgnn.training.folder import RunFolder, check_folder
@@ -61,9 +62,14 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path | None:
         check_same_data(out / "data.json", data)
     loaders = make_loaders(recipe, division, cluster.part)
     start = new_model(recipe, division)
+    distillation = make_distillation(recipe, division)
+    if distillation is not None:
+        loaders[0].dataset.targets = distillation.with_scores(loaders[0].dataset.targets)
+        start = start.taught(distillation.lineage)
     if recipe.scale.sync_norms:
         share_norms(start.model)
-    module = TaggingModule(recipe, start.model, division.vocabulary.names, len(loaders[0]))
+    names = division.vocabulary.names
+    module = TaggingModule(recipe, start.model, names, len(loaders[0]), distillation)
     folder = RunFolder(out, recipe)
     with full_disk_in_one_line(out):
         if cluster.leads:  # only now: whatever does not fit has been found
@@ -119,6 +125,7 @@ def fit(trainer: Any, module: Any, loaders: Sequence[Any], last: Path | None) ->
 NEEDLESS = (
     ".*smaller than the logging interval.*",
     ".*LeafSpec.*",
+    ".*in eval mode at the start.*",  # an average of the weights always is
     ".*no `val_dataloader`.*",
     ".*sync_dist=True.*",  # all processes have computed the same number
 )

@@ -31,6 +31,10 @@ class Start(NamedTuple):
     report: str = ""  # what was loaded, converted, left new; "" for random weights
     lineage: tuple[str, ...] = ()  # what they had learned from, for the card
 
+    def taught(self, lineage: tuple[str, ...]) -> "Start":
+        """The same, with more that its network learns from."""
+        return self._replace(lineage=(*self.lineage, *lineage))
+
 
 def new_model(recipe: Recipe, division: Division) -> Start:
     """The network of a recipe, filled with what `init` names."""

@@ -38,6 +38,7 @@ def make_trainer(recipe: Recipe, out: Path, cluster: Cluster, callbacks: list[An
         plugins=plugins,
         use_distributed_sampler=False,  # our loaders know their part
         precision=recipe.precision,
+        accumulate_grad_batches=recipe.optim.accumulate,
         gradient_clip_val=recipe.optim.gradient_clip or None,
         logger=_loggers(recipe, out, cluster) or False,
         callbacks=callbacks,
