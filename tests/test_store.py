@@ -181,10 +181,10 @@ def test_folders_in_use_are_refused(clips, packed, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(clips, tmp_path, monkeypatch):
-    def full(self, row, wave):
+    def full(self, result, collect):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store._Packing, "_append", full)
+    monkeypatch.setattr(store.Packing, "_append", full)
     with pytest.raises(ClipsError, match=r"cannot be written \(No space left on device\)"):
         PackedWaveforms.write(clips, tmp_path / "store", RATE)
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 FOLDER/store.json    what it is: format, version, rate, number of clips and samples, failures
 FOLDER/samples.i16   the mono samples of all clips, one after another, little-endian
-FOLDER/clips.parquet the table of clips, and of each its place, length and checksum
+FOLDER/clips.parquet the table of clips, and of each its place, length, checksum and original rate
 
 Clips may differ in length. The file of samples is mapped, not read: a store may be larger than
 memory, processes share what is read of it, and a clip costs a copy.
@@ -12,19 +12,34 @@ import contextlib
 import json
 import mmap
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
-from atgnn import audio
-from atgnn.data.ahead import map_ahead
-from atgnn.data.clips import Clip, Clips
-from atgnn.errors import AtgnnError, ClipsError, MissingExtraError
+from atgnn.data.clips import Clips
+from atgnn.data.packing import (
+    FORMAT,
+    HEADER,
+    INDEX,
+    JOURNAL,
+    SAMPLE,
+    SAMPLES,
+    SCALE,
+    SOURCE_RATE,
+    TABLE,
+    VERSION,
+    BadClip,
+    Packing,
+    PackSettings,
+    decode,
+    fingerprint,
+)
+from atgnn.errors import ClipsError, MissingExtraError
 
 __all__ = [
     "SCALE",
@@ -36,45 +51,6 @@ __all__ = [
     "open_clips",
     "table_of",
 ]
-
-FORMAT = "atgnn packed waveforms"
-VERSION = 1
-HEADER, SAMPLES, TABLE = "store.json", "samples.i16", "clips.parquet"
-INDEX = ("packed_offset", "packed_samples", "packed_crc32")  # columns of the table that are ours
-SAMPLE = np.dtype("<i2")
-
-#: A waveform in [-1, 1] is the stored samples times this. A power of two: 16-bit recordings that
-#: need no resampling are stored without loss.
-SCALE = 1 / 32768
-
-
-class BadClip(NamedTuple):
-    """A row that could not be packed."""
-
-    path: str
-    start: float
-    end: float | None
-    reason: str
-
-
-def decode(clip: Clip, rate: int, longest: float | None = None) -> np.ndarray:
-    """A clip's samples at `rate` Hz, int16 (S,): at most the first `longest` seconds of it.
-
-    What is beyond full scale is clipped. Raises `AudioError` as `atgnn.audio.stream`.
-    """
-    # Blocks of a stream, not an excerpt: what a file's header says of its length is not always
-    # true, and only a row that states an end may insist on it.
-    seconds = 60.0 if longest is None else longest
-    blocks: Any = audio.stream(
-        clip.path, rate, block_seconds=seconds, start=clip.start, end=clip.end
-    )
-    try:
-        parts = list(blocks if longest is None else islice(blocks, 1))
-    finally:
-        blocks.close()
-    wave = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    wave = wave * np.float32(1 / SCALE)
-    return np.clip(np.rint(wave, out=wave), -32768, 32767, out=wave).astype(SAMPLE)
 
 
 def is_packed(folder: str | os.PathLike[str]) -> bool:
@@ -106,7 +82,10 @@ class PackedWaveforms:
         longest: clips were cut to so many seconds when it was written; None: they are whole.
         clips: the table of clips, row for row; its sources need not be there any more.
         offsets, lengths: int64 (N,), each clip's place in the file and its number of samples.
+        source_rates: int64 (N,), Hz, the recordings' own rates; 0 where nobody noted them.
         failures: rows that could not be packed and are in no clip.
+        damaged: rows of which only a part could be decoded.
+        digest: of the clips and settings that it was made of; "" in folders of older versions.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], table: Any, mapped: mmap.mmap) -> None:
@@ -115,8 +94,12 @@ class PackedWaveforms:
         self.rate: int = header["rate"]
         self.longest: float | None = header["longest"]
         self.failures = tuple(BadClip(*entry) for entry in header["failures"])
+        self.damaged = tuple(BadClip(*entry) for entry in header.get("damaged", ()))
+        self.digest: str = header.get("digest", "")
         self.offsets, self.lengths, self._sums = (table[name].to_numpy() for name in INDEX)
-        self.clips = Clips(table.drop(columns=list(INDEX)))
+        noted = table[SOURCE_RATE].to_numpy() if SOURCE_RATE in table else 0
+        self.source_rates = np.broadcast_to(noted, self.offsets.shape)
+        self.clips = Clips(table.drop(columns=[*INDEX, SOURCE_RATE], errors="ignore"))
         self._mapped = mapped
         self._samples = np.frombuffer(mapped, SAMPLE)
 
@@ -130,9 +113,12 @@ class PackedWaveforms:
         rate: int,
         *,
         longest: float | None = None,
+        strict_ends: bool = True,
         threads: int | None = None,
         on_error: Literal["raise", "collect"] = "raise",
         progress: Callable[[int], None] | None = None,
+        resume: bool = False,
+        restart: bool = False,
     ) -> "PackedWaveforms":
         """Decode and resample every clip once, in threads, and open the result.
 
@@ -140,34 +126,51 @@ class PackedWaveforms:
         With ``on_error="collect"``, rows that cannot be decoded are left out and listed in
         `failures`. `progress` is told the number of rows done.
 
+        With `resume`, what an error or a crash (kill -9 too) leaves is kept in ``.FOLDER.packing``
+        beside the folder; the same call goes on there, and ends with the same bytes as if nothing
+        had happened. Where it is complete, it is only opened. `restart` throws away what was begun.
+
         Raises:
-            ClipsError: `folder` is in use or cannot be written, or no clip could be decoded.
+            ClipsError: `folder` is in use or cannot be written, no clip could be decoded, or what
+                was begun, or is there, was made of other clips or with other settings.
             AudioError: a clip cannot be decoded.
         """
         folder = Path(folder)
+        settings = PackSettings(rate, longest, strict_ends)
+        digest = fingerprint(clips, settings)
+        if resume and is_packed(folder):
+            return cls._complete(folder, digest)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ClipsError(f"{folder} is not empty: choose another folder, nothing was written")
+        kept = ""
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(
-                dir=folder.parent, prefix=f".{folder.name}-"
-            ) as beside:
-                new = (
-                    Path(beside) / "new"
-                )  # with the usual permissions; the scratch folder has none
-                new.mkdir()
-                with (new / SAMPLES).open("wb") as file:
-                    packing = _Packing(clips, rate, longest, on_error == "collect", file)
-                    packing.run(threads or os.cpu_count() or 1, progress)
-                    file.flush()
-                    os.fsync(file.fileno())
-                packing.describe(new)
+            with _workplace(folder, resume, restart) as work:
+                with Packing(clips, work, settings, digest) as packing:
+                    if resume:
+                        kept = f"; make room, and the same command goes on with what is in {work}"
+                    packing.run(threads or os.cpu_count() or 1, on_error == "collect", progress)
+                    packing.describe()
                 if folder.exists():  # and is empty
                     folder.rmdir()
-                os.replace(new, folder)
+                os.replace(work, folder)
+            (folder / JOURNAL).unlink()
         except OSError as error:
-            raise ClipsError(f"{folder} cannot be written ({error.strerror or error})") from None
+            raise ClipsError(
+                f"{folder} cannot be written ({error.strerror or error}){kept}"
+            ) from None
         return cls.open(folder)
+
+    @classmethod
+    def _complete(cls, folder: Path, digest: str) -> "PackedWaveforms":
+        """A folder that is there already, if it is what would be written."""
+        packed = cls.open(folder)
+        if packed.digest != digest:
+            raise ClipsError(
+                f"{folder} is packed already, from other clips or with other settings: choose "
+                "another folder, or delete this one"
+            )
+        (folder / JOURNAL).unlink(missing_ok=True)  # a crash came between the last two steps
+        return packed
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "PackedWaveforms":
@@ -254,71 +257,19 @@ class PackedWaveforms:
         return f"PackedWaveforms({len(self)} clips, {hours:.2f} h at {self.rate} Hz)"
 
 
-class _Packing:
-    """A store on its way to disk."""
-
-    def __init__(
-        self, clips: Clips, rate: int, longest: float | None, collect: bool, file: BinaryIO
-    ) -> None:
-        self.clips, self.rate, self.longest, self.collect = clips, rate, longest, collect
-        self.file, self.samples = file, 0
-        self.rows: list[int] = []
-        self.index: list[tuple[int, int, int]] = []  # offset, samples, crc32
-        self.failures: list[BadClip] = []
-
-    def run(self, threads: int, progress: Callable[[int], None] | None) -> None:
-        """Decode ahead in threads; append in the order of the table."""
-
-        def attempt(row: int) -> np.ndarray | AtgnnError:
-            try:
-                return decode(self.clips[row], self.rate, self.longest)
-            except AtgnnError as error:
-                return error
-            except OSError as error:  # a drive that fails while it is read
-                return ClipsError(f"{self.clips.paths[row]}: cannot be read ({error.strerror})")
-
-        results = map_ahead(attempt, range(len(self.clips)), threads, 4 * threads)
-        with contextlib.closing(results):
-            for row, result in enumerate(results):
-                if isinstance(result, AtgnnError):
-                    self._note(row, result)
-                else:
-                    self._append(row, result)
-                if progress is not None:
-                    progress(row + 1)
-        if not self.rows:
-            first = f": {self.failures[0].reason}" if self.failures else ""
-            raise ClipsError(f"none of {len(self.clips)} clips could be packed{first}")
-
-    def _note(self, row: int, error: AtgnnError) -> None:
-        if not self.collect:
-            raise error
-        clip: Clip = self.clips[row]
-        self.failures.append(BadClip(str(clip.path), clip.start, clip.end, str(error)))
-
-    def _append(self, row: int, wave: np.ndarray) -> None:
-        self.file.write(wave.data)
-        self.rows.append(row)
-        self.index.append((self.samples, len(wave), zlib.crc32(wave.data)))
-        self.samples += len(wave)
-
-    def describe(self, folder: Path) -> None:
-        """Write the table, then the header that says that all is there."""
-        table = self.clips.subset(np.array(self.rows)).table.copy()
-        for name, column in zip(INDEX, np.array(self.index, np.int64).T, strict=True):
-            table[name] = column
-        _write_table(table, folder / TABLE)
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "rate": self.rate,
-            "longest": self.longest,
-            "clips": len(self.rows),
-            "samples": self.samples,
-            "table_crc32": zlib.crc32((folder / TABLE).read_bytes()),
-            "failures": self.failures,
-        }
-        (folder / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+@contextlib.contextmanager
+def _workplace(folder: Path, keep: bool, restart: bool) -> Iterator[Path]:
+    """A folder beside another to work in: one that stays until it is done, or a passing one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if keep:
+        work = folder.parent / f".{folder.name}.packing"
+        if restart and work.exists():
+            shutil.rmtree(work)
+        yield work
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        # One below, with the usual permissions: the passing folder itself has none for others.
+        yield Path(beside) / "new"
 
 
 def _keys(clips: Clips) -> Iterator[tuple[str, float, float]]:
@@ -349,21 +300,6 @@ def _read_header(folder: Path) -> dict[str, Any]:
     if missing:
         raise ClipsError(f"{folder}: {HEADER} lacks {', '.join(sorted(missing))}")
     return header
-
-
-def _write_table(table: Any, path: Path) -> None:
-    table["path"] = [str(file) for file in table["path"]]
-    for name in ("labels", "unknown"):
-        table[name] = [list(names) for names in table[name]]
-    try:
-        table.to_parquet(path, index=False)
-    except ImportError:
-        raise MissingExtraError.of("pyarrow", "train", "packing waveforms") from None
-    except (ValueError, TypeError):  # foreign columns of mixed types: as text
-        for name in table.columns.difference(["labels", "unknown"]):
-            if table[name].dtype == object:
-                table[name] = table[name].map(str, na_action="ignore")
-        table.to_parquet(path, index=False)
 
 
 def _read_table(path: Path) -> Any:
