@@ -20,7 +20,7 @@ FLOORS = [
     {"encoder"},
     {"tagger", "doctor"},
     {"scoring"},
-    {"calibrate", "evaluate", "training"},
+    {"calibrate", "evaluate", "prepare", "training"},
     {"terminal"},
     {"cli"},
     {"__main__"},

@@ -8,8 +8,8 @@ or used; 130 stopped with Ctrl-C.
 # In the order in which `atgnn --help` lists the commands.
 # isort: off
 from atgnn.cli.base import app
-from atgnn.cli import tagging, information, training, pretraining, scores, enhancing  # noqa: F401
-from atgnn.cli import averages, evaluation  # noqa: F401
+from atgnn.cli import tagging, information, prepare, training, pretraining  # noqa: F401
+from atgnn.cli import scores, enhancing, averages, evaluation  # noqa: F401
 
 # isort: on
 from atgnn.memory import keep_freed_memory

@@ -198,17 +198,18 @@ class Packing:
     def _accept(self, line: bytes) -> bool:
         """Take one line of the journal for done, if it is whole and its samples are there."""
         try:
-            row, *entry = json.loads(line) if line.endswith(b"\n") else [-1]
+            content: list[Any] = json.loads(line) if line.endswith(b"\n") else []
         except ValueError:
             return False
-        if row != self.done:
+        if not content or content[0] != self.done:
             return False
+        entry = content[1:]
         if len(entry) == 1:
             self._failed(entry[0])
             return True
         samples, checksum, source_rate, damage = entry
-        content = self._samples.read(samples * SAMPLE.itemsize) or b""
-        if len(content) != samples * SAMPLE.itemsize or zlib.crc32(content) != checksum:
+        there = self._samples.read(samples * SAMPLE.itemsize) or b""
+        if len(there) != samples * SAMPLE.itemsize or zlib.crc32(there) != checksum:
             return False
         self._packed(samples, checksum, source_rate, damage)
         return True
@@ -311,8 +312,7 @@ class Packing:
 def _appending(path: Path) -> BinaryIO:
     """A file to read and go on with. Unbuffered: after an error nothing waits to be written."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-    file: BinaryIO = os.fdopen(handle, "r+b", buffering=0)  # type: ignore[assignment]
-    return file
+    return os.fdopen(handle, "r+b", buffering=0)
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:

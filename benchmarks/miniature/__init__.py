@@ -1,0 +1,1 @@
+"""A small FSD50K in the official layout, made from the development sounds."""

@@ -1,0 +1,112 @@
+"""Pack what a data set's lists name, and say what came of it.
+
+OUT/                 the packed waveforms, see `atgnn.data.store`
+OUT/labels.csv       the vocabulary, for `data.vocabulary` of a recipe
+OUT/missing.csv      listed clips that have no sound here
+OUT/report.json      what was found, in numbers; OUT/report.md: the same to read
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from atgnn.data.listing import Listing
+from atgnn.data.store import PackedWaveforms
+from atgnn.errors import ClipsError
+from atgnn.files import write_text
+from atgnn.prepare.report import Report, report_on
+
+__all__ = ["Options", "check", "prepare"]
+
+
+class Options(NamedTuple):
+    """How to pack.
+
+    Attributes:
+        rate: samples a second.
+        longest: cut clips to so many seconds; None: whole.
+        threads: that decode; None: one for each processor.
+        restart: throw away what an interrupted run left instead of going on with it.
+    """
+
+    rate: int = 16_000
+    longest: float | None = None
+    threads: int | None = None
+    restart: bool = False
+
+
+DEFAULT = Options()
+
+
+def prepare(
+    listing: Listing,
+    out: Path,
+    options: Options = DEFAULT,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Pack the clips of a listing into `out`, write the report there and return it.
+
+    Clips that cannot be decoded are counted, not fatal. Interrupted, the same call goes on; where
+    everything is there already, only the report is written again.
+
+    Raises `ClipsError` where `out` is in use or cannot be written, or no clip can be decoded.
+    """
+    packed = PackedWaveforms.write(
+        listing.clips,
+        out,
+        options.rate,
+        longest=options.longest,
+        strict_ends="segment_end" not in listing.clips.table,
+        threads=options.threads,
+        on_error="collect",
+        progress=progress,
+        resume=True,
+        restart=options.restart,
+    )
+    report = report_on(listing, packed)
+    try:
+        write_text(out / "labels.csv", _labels(listing))
+        write_text(out / "missing.csv", _missing(listing))
+        write_text(out / "report.json", json.dumps(report.to_dict(), indent=1) + "\n")
+        write_text(out / "report.md", report.markdown())
+    except OSError as error:
+        raise ClipsError(f"{out}: the report cannot be written ({error.strerror})") from None
+    return report
+
+
+def check(folder: Path) -> PackedWaveforms:
+    """Compare every sample of a packed folder with its checksums.
+
+    Raises `ClipsError`, in one line, where something is not as it was written.
+    """
+    packed = PackedWaveforms.open(folder)
+    bad = packed.verify()
+    if len(bad):
+        names = ", ".join(path.name for path in packed.clips.subset(bad[:3]).paths)
+        raise ClipsError(
+            f"{folder}: {len(bad)} of {len(packed)} clips are not as they were written, among them "
+            f"{names}: delete the folder and prepare it again"
+        )
+    return packed
+
+
+def _labels(listing: Listing) -> str:
+    rows = [(i, label.mid or "", label.name) for i, label in enumerate(listing.vocabulary)]
+    return _csv([("index", "mid", "name"), *rows])
+
+
+def _missing(listing: Listing) -> str:
+    rows = [
+        (row.name, row.split, f"{row.start:g}", "" if row.end is None else f"{row.end:g}")
+        for row in listing.missing
+    ]
+    return _csv([("name", "split", "start", "end"), *rows])
+
+
+def _csv(rows: list[tuple[object, ...]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
