@@ -234,7 +234,7 @@ def test_evaluate(model, tmp_path):
     folds = json.loads(run("evaluate", model, table, "--json", "--fold", 1).stdout)
     assert folds["clips"] == 2
     text = run("evaluate", model, table, "--per-class").stdout
-    for part in ("mAP", "AUC", "d'", f"{data['mean_ap']:.4f}", *LABELS):
+    for part in ("mAP", "AUC", "d'", f"{data['mean_ap']:.3f}", *LABELS):
         assert part in text
     assert "fold 9" in run("evaluate", model, table, "--fold", 9, code=2).stderr
     assert "no column 'split'" in run("evaluate", model, table, "--split", "x", code=2).stderr

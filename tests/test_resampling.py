@@ -1,7 +1,10 @@
 """Resampling: weighted metrics against scikit-learn, what is drawn, and what intervals hold."""
 
+import importlib.util
 import math
 import time
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,3 +298,22 @@ def test_an_interval_of_mixtures_is_as_wide_as_what_their_authors_do():
         naive.append(values.std() / np.sqrt(len(values)))
     assert np.mean(widths) == pytest.approx(np.std(means), rel=0.15)
     assert np.mean(naive) < 0.4 * np.std(means)
+
+
+@pytest.mark.slow
+def test_pivotal_intervals_hold_the_truth_more_often_than_percentiles():
+    """`benchmarks/coverage.py`, in short."""
+    path = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        held = benchmark.simulate(authors=30, trials=80, resamples=200)
+    ours = held["authors, then recordings", "pivotal"]
+    percentile = held["authors, then recordings", "percentile"]
+    clips = held["clips", "pivotal"]
+    assert ours["mAP"] > 0.85
+    assert ours["AP, rare"] > percentile["AP, rare"] + 0.2
+    assert ours["mAP"] > percentile["mAP"]
+    assert ours["mAP, common"] > clips["mAP, common"]

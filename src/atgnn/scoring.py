@@ -34,7 +34,7 @@ from atgnn.files import new_file
 from atgnn.tagger import Excerpt, Scores, Taggable, Tagger
 from atgnn.tags import Failure
 
-__all__ = ["ScoreTable", "ScoresError"]
+__all__ = ["ScoreTable", "ScoresError", "sources"]
 
 FORMAT, VERSION, KEY = "atgnn scores", 1, b"atgnn_scores"
 PLACE = ("path", "start", "end")  # columns that say which clip
@@ -123,7 +123,7 @@ class ScoreTable:
         table = clips_of(clips) if only is None else only
         good, values = [], []
         results = tagger.score_many(
-            _sources(clips, table),
+            sources(clips, table),
             batch_size=batch_size,
             on_error="raise" if on_failure is None else "collect",
         )
@@ -287,27 +287,41 @@ class ScoreTable:
         return [place[name] for name in names]
 
     def _rows(self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray) -> list[int]:
+        found = self._find(paths, starts, ends)
+        missing = [row for row, place in enumerate(found) if place < 0]
+        if missing:
+            raise ScoresError(
+                f"{len(missing)} of {len(paths)} clips have no scores, the first is "
+                f"{paths[missing[0]]}: score this table of clips"
+            )
+        return found
+
+    def scored(self, clips: Clips) -> np.ndarray:
+        """Which of the clips have scores, found as `aligned` says: bool (len(clips),)."""
+        return np.array(self._find(*_places(clips))) >= 0
+
+    def _find(self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray) -> list[int]:
+        """The row of each clip's scores, or -1."""
         wanted = list(_keys(paths, starts, ends, resolve=True))
         place = self._index(_keys(self.paths, self.starts, self.ends, resolve=True))
-        missing = [row for row, key in enumerate(wanted) if key not in place]
-        if not missing:
-            return [place[key] for key in wanted]
+        found = [place.get(key, -1) for key in wanted]
+        if -1 not in found:
+            return found
         by_name = list(_keys(paths, starts, ends, resolve=False))
         names = list(_keys(self.paths, self.starts, self.ends, resolve=False))
-        if len(set(names)) == len(names) and len(set(by_name)) == len(set(wanted)):
-            found = {name: row for row, name in enumerate(names)}
-            if all(name in found for name in by_name):
-                warnings.warn(
-                    f"scores are matched by file name: {paths[missing[0]]} was scored as "
-                    f"{self.paths[found[by_name[missing[0]]]]}",
-                    AtgnnWarning,
-                    stacklevel=4,
-                )
-                return [found[name] for name in by_name]
-        raise ScoresError(
-            f"{len(missing)} of {len(paths)} clips have no scores, the first is "
-            f"{paths[missing[0]]}: score this table of clips"
-        )
+        if len(set(names)) < len(names) or len(set(by_name)) != len(set(wanted)):
+            return found
+        named = {name: row for row, name in enumerate(names)}
+        if all(name in named for name in by_name):
+            first = found.index(-1)
+            warnings.warn(
+                f"scores are matched by file name: {paths[first]} was scored as "
+                f"{self.paths[named[by_name[first]]]}",
+                AtgnnWarning,
+                stacklevel=5,
+            )
+            found = [named[name] for name in by_name]
+        return found
 
     def _index(self, keys: Iterable[Any]) -> dict[Any, int]:
         place: dict[Any, int] = {}
@@ -324,7 +338,7 @@ def _times(keys: Sequence[Any]) -> list[int]:
     return [counts[key] for key in keys]
 
 
-def _sources(clips: Clips | PackedWaveforms, table: Clips) -> Iterable[Taggable]:
+def sources(clips: Clips | PackedWaveforms, table: Clips) -> Iterable[Taggable]:
     """What to hand to a tagger for each row; packed samples are taken from their file."""
     if isinstance(clips, PackedWaveforms):
         places = clips.positions(table).tolist()
