@@ -8,7 +8,7 @@ W processes (world size), R rows.
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as group
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "mean_over_processes",
     "own_rows",
     "part",
+    "take_buffers_of_first",
     "uniform",
 ]
 
@@ -79,6 +80,15 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world)]
     group.all_gather(parts, padded)
     return torch.cat([one[:size] for one, size in zip(parts, sizes, strict=True)])
+
+
+def take_buffers_of_first(module: nn.Module) -> None:
+    """Give all processes the first one's buffers, running statistics of norms above all."""
+    if part().world == 1:
+        return
+    for buffer in module.buffers():
+        if not buffer.is_complex():
+            group.broadcast(buffer, 0)
 
 
 # ------------------------------------------------------------------ draws for a whole batch

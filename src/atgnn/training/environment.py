@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -25,7 +26,7 @@ def describe_environment(cluster: Cluster, device: str) -> dict[str, Any]:
     """Whatever may explain a difference between two runs of one recipe; no names of persons."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["atgnn", *sys.argv[1:]]),
+        "command": shlex.join(["atgnn", *sys.argv[1:]]),
         "atgnn": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

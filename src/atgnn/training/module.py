@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from atgnn.distributed import gather_rows, mean_over_processes
+from atgnn.distributed import gather_rows, mean_over_processes, take_buffers_of_first
 from atgnn.frontend import FrontEnd
 from atgnn.metrics import Metrics, evaluate_scores
 from atgnn.networks import Network
@@ -107,6 +107,11 @@ class TaggingModule(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Write the epoch's means to the loggers."""
         self.log_dict(self.means.means())
+
+    def on_validation_epoch_start(self) -> None:
+        """Norms that are not shared have seen each process's own clips: the first one's count."""
+        if not self.recipe.scale.sync_norms:
+            take_buffers_of_first(self)
 
     def validation_step(self, batch: Batch, step: int) -> None:
         """Scores of a batch, kept for the epoch's metrics."""

@@ -34,7 +34,7 @@ def make_trainer(recipe: Recipe, out: Path, cluster: Cluster, callbacks: list[An
         accelerator="gpu" if kind == "cuda" else kind,
         devices=cluster.devices,
         num_nodes=cluster.nodes,
-        strategy=_strategy(recipe, cluster, kind),
+        strategy=_strategy(cluster, kind),
         plugins=plugins,
         use_distributed_sampler=False,  # our loaders know their part
         precision=recipe.precision,
@@ -55,13 +55,13 @@ def make_trainer(recipe: Recipe, out: Path, cluster: Cluster, callbacks: list[An
     return trainer
 
 
-def _strategy(recipe: Recipe, cluster: Cluster, kind: str) -> Any:
+def _strategy(cluster: Cluster, kind: str) -> Any:
     if cluster.part.world == 1:
         return "auto"
     return DDPStrategy(
         process_group_backend="gloo" if kind == "cpu" else None,
-        # Shared norms are the same everywhere; others are those of the first process.
-        broadcast_buffers=not recipe.scale.sync_norms,
+        # Not at each step: processes may have different numbers of batches to validate.
+        broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
 
