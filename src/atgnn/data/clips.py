@@ -110,6 +110,18 @@ class Clips(Sequence[Clip]):
         path = Path(path).expanduser()
         return cls._from_file(path, _collection(path), labelled)
 
+    @staticmethod
+    def label_sets(path: str | os.PathLike[str]) -> list[tuple[str, ...]]:
+        """The labels of every row of a table, whether its sounds are there or not.
+
+        Raises `ClipsError` where it is no table with a column of labels.
+        """
+        path = Path(path).expanduser()
+        raw = _read_table(path)
+        raw.columns = [str(name).strip() for name in raw.columns]
+        column = _first_column(raw, LABEL_COLUMNS, path, "what is in it")
+        return [_names(cell, path) for cell in raw[column]]
+
     @classmethod
     def concat(cls, parts: Iterable[Clips]) -> Clips:
         """All rows of `parts`, in order; `collection` still tells where each came from."""

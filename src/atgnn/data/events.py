@@ -11,10 +11,14 @@ import numpy as np
 from atgnn.audio import occupied_band
 from atgnn.errors import AudioError
 
-__all__ = ["Activity", "find_activity", "level"]
+__all__ = ["Activity", "SilenceError", "find_activity", "level"]
 
 FRAME = 0.01  # s
 SILENCE_DBFS = -70.0  # a clip whose loudest frame is below is silent
+
+
+class SilenceError(AudioError):
+    """There is nothing to be heard in a clip."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ def find_activity(samples: np.ndarray, rate: int, range_db: float = 30.0) -> Act
 
     Frames of 10 ms are loud enough that lie at most `range_db` below the loudest.
 
-    Raises `AudioError` for no samples or a silent clip (no frame above `SILENCE_DBFS`).
+    Raises `SilenceError` for no samples or a silent clip (no frame above `SILENCE_DBFS`).
     """
     if not len(samples):
-        raise AudioError("holds no samples")
+        raise SilenceError("no samples")
     size = max(1, round(FRAME * rate))
     count = math.ceil(len(samples) / size)
     padded = np.zeros(count * size)
@@ -52,7 +56,7 @@ def find_activity(samples: np.ndarray, rate: int, range_db: float = 30.0) -> Act
     power = np.square(padded.reshape(count, size)).mean(axis=1)
     loudest = float(power.max())
     if loudest < 10 ** (SILENCE_DBFS / 10):
-        raise AudioError(f"is silent: no part of it is louder than {SILENCE_DBFS:g} dBFS")
+        raise SilenceError(f"silent: nothing louder than {SILENCE_DBFS:g} dBFS")
     loud = np.flatnonzero(power >= loudest * 10 ** (-range_db / 10))
     start, stop = int(loud[0]) * size, min(len(samples), int(loud[-1] + 1) * size)
     low, high = occupied_band(samples[start:stop], rate)

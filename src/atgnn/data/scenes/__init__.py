@@ -9,7 +9,17 @@ an author. A label is known in a scene only where it is known in everything the 
 """
 
 from atgnn.data.scenes.ingredients import Ingredients
-from atgnn.data.scenes.mixing import Event, Scene, Scenes
+from atgnn.data.scenes.mixing import Cast, Event, Scene, Scenes
 from atgnn.data.scenes.settings import SceneSettings
+from atgnn.data.scenes.writing import SceneReport, write_scenes
 
-__all__ = ["Event", "Ingredients", "Scene", "SceneSettings", "Scenes"]
+__all__ = [
+    "Cast",
+    "Event",
+    "Ingredients",
+    "Scene",
+    "SceneReport",
+    "SceneSettings",
+    "Scenes",
+    "write_scenes",
+]

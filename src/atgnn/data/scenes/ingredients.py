@@ -11,7 +11,7 @@ import numpy as np
 
 from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clips
-from atgnn.data.events import Activity, find_activity
+from atgnn.data.events import Activity, SilenceError, find_activity
 from atgnn.data.scenes.settings import SceneSettings
 from atgnn.data.store import SCALE
 from atgnn.data.waveforms import Waveforms
@@ -90,7 +90,9 @@ class Ingredients:
         if backgrounds is not None:
             _check_backgrounds(backgrounds.clips, waves.clips, own.vocabulary)
             own._background_waves = backgrounds
-            beds = own._measured(backgrounds, [("",)] * len(backgrounds), None, threads, progress)
+            done = len(waves)
+            further = None if progress is None else lambda number: progress(done + number)
+            beds = own._measured(backgrounds, [("",)] * len(backgrounds), None, threads, further)
         everything = own._one_part_each([*sources, *beds])
         if backgrounds is not None:
             own.backgrounds = {}
@@ -143,11 +145,7 @@ class Ingredients:
             try:
                 activity = find_activity(waves[row] * SCALE, rate, self.settings.audible_db)
             except AtgnnError as error:
-                return (
-                    "silent or empty"
-                    if str(error).startswith(("is ", "holds no"))
-                    else "unreadable"
-                )
+                return str(error) if isinstance(error, SilenceError) else "cannot be read"
             return Source(
                 row, clips.paths[row].name, names[0], clips.labels[row], unknown[row],
                 owners[row], parts[row], activity,

@@ -13,7 +13,7 @@ from atgnn.data.scenes.sound import coloured_noise, faded, repeated
 from atgnn.data.store import SCALE
 from atgnn.errors import AtgnnError, ClipsError
 
-__all__ = ["Event", "Scene", "Scenes"]
+__all__ = ["Cast", "Event", "Scene", "Scenes"]
 
 PEAK = 0.98  # a mixture that would exceed full scale is turned down to this
 CROSSING = 0.05  # s by which a short background overlaps with itself where it is repeated
@@ -35,15 +35,40 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Cast:
+    """The clips that a scene is made of, and what follows from them."""
+
+    background: Source | None
+    events: tuple[Source, ...]
+
+    @property
+    def _all(self) -> tuple[Source, ...]:
+        return self.events if self.background is None else (self.background, *self.events)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What is there: whatever some part is marked with."""
+        return tuple(sorted({label for source in self._all for label in source.labels}))
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What may be there: unknown in some part, and marked in none."""
+        maybe = {label for source in self._all for label in source.unknown}
+        return tuple(sorted(maybe - set(self.labels)))
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Everyone who has a part in it."""
+        return tuple(sorted({owner for source in self._all for owner in source.owners}))
+
+
+@dataclass(frozen=True)
 class Scene:
-    """A mixture: int16 samples (S,), what is in it, and whose it is."""
+    """A mixture: int16 samples (S,), its events in time, and what it was made of."""
 
     samples: np.ndarray
     events: tuple[Event, ...]
-    labels: tuple[str, ...]
-    unknown: tuple[str, ...]
-    owners: tuple[str, ...]
-    background: str
+    cast: Cast
 
 
 class Scenes:
@@ -81,49 +106,56 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.part_of)
 
-    def __getitem__(self, number: int) -> Scene:
-        settings, part = self.settings, self.part_of[number]
-        generator = np.random.default_rng((settings.seed, 1, number))
-        length = round(settings.seconds * settings.rate)
-        bed, background = self._background(part, length, generator)
+    def drawn_pairs(self) -> np.ndarray:
+        """The shares of all pairs in what was drawn, (L, L), as `CoOccurrence.pairs` has them."""
+        drawn = self.drawn.astype(float)
+        together = drawn.T @ drawn * (1 - np.eye(drawn.shape[1]))
+        out: np.ndarray = together * (2 / max(together.sum(), 1))
+        return out
+
+    def cast(self, number: int) -> Cast:
+        """Who takes part in a scene; nothing is decoded for this."""
+        part = self.part_of[number]
+        generator = np.random.default_rng((self.settings.seed, 1, number))
+
+        def one(choices: list[Source]) -> Source:
+            return choices[int(generator.integers(len(choices)))]
+
+        backgrounds = self.ingredients.backgrounds
+        background = None if backgrounds is None else one(backgrounds[part])
         names = [self.matrix.labels[i] for i in np.flatnonzero(self.drawn[number])]
-        mixture, events, sources = bed, [], [*background]
-        for name in generator.permutation(names).tolist():
-            choices = self.ingredients.events[part][name]
-            source = choices[int(generator.integers(len(choices)))]
-            event, sound, at = self._event(source, level(bed), length, generator)
-            mixture = mixture.copy()
+        events = self.ingredients.events[part]
+        return Cast(background, tuple(one(events[name]) for name in names))
+
+    def __getitem__(self, number: int) -> Scene:
+        cast, settings = self.cast(number), self.settings
+        generator = np.random.default_rng((settings.seed, 2, number))
+        length = round(settings.seconds * settings.rate)
+        mixture = self._background(cast.background, length, generator)
+        floor = level(mixture)
+        events = []
+        for source in cast.events:
+            event, sound, at = self._event(source, floor, length, generator)
             mixture[at : at + len(sound)] += sound
             events.append(event)
-            sources.append(source)
-        events.sort(key=lambda event: (event.onset, event.label))
-        loudest = float(np.abs(mixture).max())
-        mixture = mixture * min(1.0, PEAK / loudest) if loudest else mixture
-        marked = {label for source in sources for label in source.labels}
-        unknown = {label for source in sources for label in source.unknown} - marked
+        mixture *= min(1.0, PEAK / max(float(np.abs(mixture).max()), 1e-9))
         return Scene(
             samples=np.rint(mixture / SCALE).astype(np.int16),
-            events=tuple(events),
-            labels=tuple(sorted(marked)),
-            unknown=tuple(sorted(unknown)),
-            owners=tuple(sorted({owner for source in sources for owner in source.owners})),
-            background=background[0].name if background else "noise",
+            events=tuple(sorted(events, key=lambda event: (event.onset, event.label))),
+            cast=cast,
         )
 
     def _background(
-        self, part: Part, length: int, generator: np.random.Generator
-    ) -> tuple[np.ndarray, list[Source]]:
-        """Float samples (S,) at a level that is drawn, and the clip they come from, if any."""
-        sources: list[Source] = []
-        if self.ingredients.backgrounds is None:
+        self, source: Source | None, length: int, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Float samples (S,), ours to change, at a level that is drawn."""
+        if source is None:
             sound = coloured_noise(length, generator)
         else:
-            choices = self.ingredients.backgrounds[part]
-            sources = [choices[int(generator.integers(len(choices)))]]
-            whole = self.ingredients.samples(sources[0])
+            whole = self.ingredients.samples(source)
             sound = repeated(whole, length, round(CROSSING * self.settings.rate), generator)
         wanted = 10 ** (generator.uniform(*self.settings.background_dbfs) / 20)
-        return sound * (wanted / max(level(sound), 1e-9)), sources
+        return sound * (wanted / max(level(sound), 1e-9))
 
     def _event(
         self, source: Source, over: float, length: int, generator: np.random.Generator

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atgnn.errors import ConfigError, describe_error
 
 __all__ = ["SceneSettings"]
 
@@ -35,6 +37,14 @@ class SceneSettings(BaseModel):
         "drop", description="an author in several parts: keep the largest share, all, or none"
     )
     seed: int = Field(0, ge=0)
+
+    @classmethod
+    def of(cls, **values: Any) -> SceneSettings:
+        """Checked; `ConfigError` in one line where something does not fit."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"scenes: {describe_error(error, cls.model_fields)}") from None
 
     @model_validator(mode="after")
     def _in_order(self) -> SceneSettings:
