@@ -278,3 +278,12 @@ def _labelled(folder, name):
 def _with_a_bad_file(clips, folder):
     (folder / "bad.wav").write_text("this is no sound")
     return Clips.concat([Clips.read(_labelled(folder, "bad.wav")), clips])
+
+
+def test_samples_may_be_made_instead_of_decoded(clips, tmp_path):
+    made = PackedWaveforms.write(
+        clips, tmp_path / "store", RATE, sound=lambda row: np.full(10 + row, row, np.int16)
+    )
+    assert made.lengths.tolist() == [10, 11, 12, 13, 14]
+    assert [set(made[row].tolist()) for row in range(5)] == [{0}, {1}, {2}, {3}, {4}]
+    assert made.clips.labels == clips.labels

@@ -43,9 +43,9 @@ FRONT_END = FrontEndConfig(n_mels=64, hop_ms=20)
 SCENES = SceneSettings(seconds=5, events=(1, 4), level_db=(-10, 10))
 #: What is heard together in training: three places.
 PLACES = (
-    ("dog_bark", "rooster", "crackling_fire"),
+    ("dog_bark", "rooster", "fire_crackling"),
     ("rain", "sea_waves", "helicopter", "chainsaw"),
-    ("crying_baby", "person_sneeze", "clock_tick"),
+    ("baby_cry", "person_sneeze", "clock_tick"),
 )
 ELSEWHERE = 0.1  # weight of a pair of different places, 1 within one
 
@@ -219,7 +219,8 @@ def removal(model: ATGNN, scenes: dict[str, np.ndarray]) -> dict[str, Any]:
          for j in range(labels)], 1
     )  # fmt: skip
     spread_of = torch.cat(logits).std(0).numpy()
-    rounded = {"mean": effect.mean(0), "told": told, "spread": spread_of}
+    lift = np.log(scenes["lift"])
+    rounded = {"mean": effect.mean(0), "told": told, "spread": spread_of, "lift": lift}
     return {name: np.round(values, 5).tolist() for name, values in rounded.items()}
 
 

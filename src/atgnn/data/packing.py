@@ -136,13 +136,21 @@ class Packing:
         damaged: rows of which only a part could be decoded.
     """
 
-    def __init__(self, clips: Clips, folder: Path, settings: PackSettings, digest: str) -> None:
-        """Go on with what is in `folder`, or begin.
+    def __init__(
+        self,
+        clips: Clips,
+        folder: Path,
+        settings: PackSettings,
+        digest: str,
+        sound: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
+        """Go on with what is in `folder`, or begin. `sound` makes a row's samples without a file.
 
         Raises `ClipsError` where another packing is or was going on there, `OSError` where it
         cannot be written.
         """
         self.clips, self.folder, self.settings, self.digest = clips, folder, settings, digest
+        self.sound = sound
         self.done, self.size = 0, 0
         self.rows: list[int] = []
         self.index: list[tuple[int, int, int, int]] = []  # offset, samples, crc32, source rate
@@ -262,6 +270,8 @@ class Packing:
 
     def _decoded(self, row: int, heard: list[str]) -> _Decoded:
         rate, longest, strict = self.settings
+        if self.sound is not None:
+            return _Decoded(self.sound(row), rate, None)
         note = _RateNote()
         wave = decode(self.clips[row], rate, longest, strict_end=strict, meter=note)
         return _Decoded(wave, note.rate, heard[0] if heard else None)

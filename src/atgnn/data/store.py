@@ -119,12 +119,14 @@ class PackedWaveforms:
         progress: Callable[[int], None] | None = None,
         resume: bool = False,
         restart: bool = False,
+        sound: Callable[[int], np.ndarray] | None = None,
     ) -> "PackedWaveforms":
         """Decode and resample every clip once, in threads, and open the result.
 
         It is written beside its place and moved there when complete: no crash leaves half a store.
         With ``on_error="collect"``, rows that cannot be decoded are left out and listed in
-        `failures`. `progress` is told the number of rows done.
+        `failures`. `progress` is told the number of rows done. `sound` makes the samples of a row,
+        int16 (S,), where they are not decoded from its file.
 
         With `resume`, what an error or a crash (kill -9 too) leaves is kept in ``.FOLDER.packing``
         beside the folder; the same call goes on there, and ends with the same bytes as if nothing
@@ -145,7 +147,7 @@ class PackedWaveforms:
         kept = ""
         try:
             with _workplace(folder, resume, restart) as work:
-                with Packing(clips, work, settings, digest) as packing:
+                with Packing(clips, work, settings, digest, sound) as packing:
                     if resume:
                         kept = f"; make room, and the same command goes on with what is in {work}"
                     packing.run(threads or os.cpu_count() or 1, on_error == "collect", progress)
