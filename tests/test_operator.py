@@ -724,6 +724,17 @@ def test_a_level_that_errs_is_not_used(level, monkeypatch) -> None:
         cpu.best_level.cache_clear()
 
 
+def test_a_level_is_checked_whatever_autocast_is_on(kernel) -> None:
+    if kernel:
+        pytest.skip(kernel)
+    cpu.best_level.cache_clear()
+    try:
+        with torch.autocast("cpu", torch.float16):
+            assert cpu.best_level() == cpu.newest_level()
+    finally:
+        cpu.best_level.cache_clear()
+
+
 # ---------------------------------------------------------------------- older processors
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.errors import ConfigError
+from atgnn.graph.kernels import mix as kernel
 from atgnn.graph.precision import without_autocast
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.layers import (
@@ -83,8 +84,10 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
             for module in part.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d | GraphUpdate):
                     module.to(dtype)
-    if _on_processor(folded) and _fuses():
-        _fuse(folded)
+    if _on_processor(folded):
+        _fuse_updates(folded)
+        if _fuses():
+            _fuse(folded)
     return InferenceModel(folded, dtype)
 
 
@@ -173,6 +176,32 @@ class _Nothing(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, gelu: bool = False) -> Tensor:
         return x
+
+
+class _Update(nn.Module):
+    """A folded `GraphUpdate` with its GELU, by the compiled kernel."""
+
+    def __init__(self, update: GraphUpdate) -> None:
+        super().__init__()
+        self.dtype = update.weight.dtype
+        self.packed = kernel.pack(update.weight, update.bias)
+        self.norm = _Nothing()
+
+    def mix(self, x_i: Tensor, extremum: Tensor) -> Tensor:
+        """``(B, N, C)`` twice to ``(B, N, outputs)``."""
+        x, m = (t.to(self.dtype).flatten(0, 1) for t in (x_i, extremum))
+        return kernel.mix(x, m, self.packed, gelu=True).view(*x_i.shape[:2], -1)
+
+    def forward(self, x_i: Tensor, extremum: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The same."""
+        return self.mix(x_i, extremum)
+
+
+def _fuse_updates(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, GraphUpdate) and kernel.serves(child.weight):
+                setattr(module, name, _Update(child))
 
 
 def _fuse(model: nn.Module) -> None:

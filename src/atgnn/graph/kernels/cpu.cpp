@@ -97,6 +97,15 @@ struct Norm {
   double* totals;        // (2, C): sums over all rows
 };
 
+// A linear map of each group's channels of x and m; see mix.inc.
+struct Mix {
+  int64_t rows, channels, outputs, groups, half, gelu;  // half: x, m, weight, out are bfloat16
+  const void *x, *m;   // (R, C)
+  const void* weight;  // (G, panels, 2 C / G, WIDE): of bfloat16 pairs (..., C / G, WIDE, 2)
+  const float* bias;   // (G, panels, WIDE)
+  void* out;           // (R, D)
+};
+
 enum Pass { SUMS = 0, APPLY = 1, GRADIENT_SUMS = 2, GRADIENT = 3 };
 
 // `GOMP_parallel` of libgomp, whose threads PyTorch uses too; null: one thread.
@@ -173,6 +182,7 @@ void choose(const Problem& p, int64_t b, const int32_t* order, int32_t* near) {
 namespace base {
 #include "cpu_level.inc"
 #include "norm.inc"
+#include "mix.inc"
 }
 #undef LANES
 #undef BLOCK
@@ -189,6 +199,7 @@ namespace base {
 namespace avx2 {
 #include "cpu_level.inc"
 #include "norm.inc"
+#include "mix.inc"
 }
 #undef LANES
 #undef BLOCK
@@ -206,6 +217,7 @@ namespace avx2 {
 namespace avx512 {
 #include "cpu_level.inc"
 #include "norm.inc"
+#include "mix.inc"
 }
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -226,6 +238,7 @@ namespace avx512 {
 namespace avx512_bf16 {
 #include "cpu_level.inc"
 #include "norm.inc"
+#include "mix.inc"
 }
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -265,6 +278,7 @@ struct Job {
   const Problem* problem;
   const Gradient* gradient;
   const Norm* norm;
+  const Mix* mix;
   int64_t pass;
   int level;
   int64_t tasks;
@@ -327,6 +341,17 @@ void norm_tasks(void* data) {
     float* sums = p.sums ? p.sums + task * 2 * p.channels : nullptr;
     if (p.half) AT_LEVEL(job.level, norm_block<uint16_t>(p, job.pass, from, to, sums));
     else AT_LEVEL(job.level, norm_block<float>(p, job.pass, from, to, sums));
+  }
+}
+
+constexpr int64_t MIXED = 96;  // rows at once, which stay in the second cache
+
+void mix_tasks(void* data) {
+  Job& job = *static_cast<Job*>(data);
+  const Mix& p = *job.mix;
+  for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
+    const int64_t from = task * MIXED, to = from + MIXED < p.rows ? from + MIXED : p.rows;
+    AT_LEVEL(job.level, mix(p, from, to));
   }
 }
 
@@ -429,3 +454,15 @@ EXPORT int64_t atgnn_norm(Norm* norm, int64_t pass, int64_t level, Parallel para
   if (norm->totals) share(total_tasks, job, slices, parallel, threads);
   return 0;
 }
+
+// Weights are in panels of `atgnn_wide(level)`; bfloat16 needs the level AVX512_BF16 and an even
+// number of channels in a group.
+EXPORT int64_t atgnn_mix(Mix* mix, int64_t level, Parallel parallel, int64_t threads) {
+  Job job;
+  job.mix = mix;
+  job.level = static_cast<int>(level);
+  share(mix_tasks, job, (mix->rows + MIXED - 1) / MIXED, parallel, threads);
+  return 0;
+}
+
+EXPORT int64_t atgnn_wide(int64_t level) { return wide(static_cast<int>(level)); }

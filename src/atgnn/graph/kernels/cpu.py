@@ -204,6 +204,20 @@ def call_norm(arguments: ctypes.Structure, which: int) -> None:
     )
 
 
+def call_mix(arguments: ctypes.Structure, level: int) -> None:
+    """See `kernels.mix`."""
+    library = _library()
+    assert library is not None, "ask loads() first"
+    library.atgnn_mix(ctypes.byref(arguments), level, _threads_of_torch(), torch.get_num_threads())
+
+
+def panel_width(level: int) -> int:
+    """Outputs that a level computes at once."""
+    library = _library()
+    assert library is not None, "ask loads() first"
+    return int(library.atgnn_wide(level))
+
+
 # ------------------------------------------------------------------ the library
 
 
@@ -257,6 +271,10 @@ def _library() -> ctypes.CDLL | None:
         function = getattr(library, name)
         function.argtypes = [_Pointer, _Int, _Pointer, _Int]
         function.restype = _Int
+    library.atgnn_mix.argtypes = [_Pointer, _Int, _Pointer, _Int]
+    library.atgnn_mix.restype = _Int
+    library.atgnn_wide.argtypes = [_Int]
+    library.atgnn_wide.restype = _Int
     library.atgnn_norm.argtypes = [_Pointer, _Int, _Int, _Pointer, _Int]
     library.atgnn_norm.restype = _Int
     library.atgnn_best_level.restype = _Int
@@ -317,18 +335,20 @@ def has_threads() -> bool:
 
 def _agrees(level: int) -> bool:
     """Whether a level finds what the plain path finds."""
-    for dtype in (torch.float32, torch.bfloat16):
-        expected, near = plain.forward(**_example(dtype))
-        found, neighbours = forward(**_example(dtype), level=level, half=NO_HALF)
-        if not (torch.equal(expected, found) and torch.equal(near, neighbours)):
-            return False
-    return True
+    dtypes = torch.float32, torch.bfloat16
+    return all(_finds(dtype, level=level, half=NO_HALF) for dtype in dtypes)
 
 
 def _agrees_in_half(half: tuple[int, int]) -> bool:
-    expected, near = plain.forward(**_example(torch.bfloat16))
-    found, neighbours = forward(**_example(torch.bfloat16), half=half)
-    return torch.equal(expected, found) and torch.equal(near, neighbours)
+    return _finds(torch.bfloat16, half=half)
+
+
+def _finds(dtype: torch.dtype, **how: Any) -> bool:
+    """Whether the kernel finds what the plain path finds, whatever autocast is on around it."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        expected, near = plain.forward(**_example(dtype))
+        found, neighbours = forward(**_example(dtype), **how)
+        return torch.equal(expected, found) and torch.equal(near, neighbours)
 
 
 def _example(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
