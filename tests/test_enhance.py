@@ -302,3 +302,33 @@ def test_the_command(tmp_path):
     assert again.exit_code == 2
     assert "--force" in again.output
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+
+
+def test_an_enhanced_table_trains_from_packed_sounds_alone(tmp_path):
+    pytest.importorskip("lightning")
+    from atgnn.data.store import PackedWaveforms
+    from atgnn.training.division import divide
+    from atgnn.training.loaders import make_loaders
+    from atgnn.training.recipe import load_recipe
+
+    for row in range(4):
+        write(tmp_path / "sounds" / f"{row}.wav", np.full(RATE, row / 10, np.float32))
+    (tmp_path / "clips.csv").write_text(
+        "path,labels,split\n" + "".join(f"sounds/{r}.wav,Dog,train\n" for r in range(4))
+    )
+    clips = Clips.read(tmp_path / "clips.csv")
+    PackedWaveforms.write(clips, tmp_path / "packed", RATE)
+    scored(clips, np.full((4, 2), 0.5), ("Bark", "Dog")).write(tmp_path / "s.parquet")
+    command = ["enhance", "--clips", str(tmp_path / "packed"), "--out", str(tmp_path / "new.csv")]
+    assert (
+        CliRunner().invoke(app, [*command, "--scores", str(tmp_path / "s.parquet")]).exit_code == 0
+    )
+    for row in range(4):
+        (tmp_path / "sounds" / f"{row}.wav").unlink()
+    recipe = [f"data.clips={tmp_path / 'new.csv'}", "data.validation_share=0"]
+    with pytest.raises(ClipsError, match="4 of 4 sound files are missing"):
+        divide(load_recipe("folder", recipe))
+    packed = load_recipe("folder", [*recipe, f"data.packed={tmp_path / 'packed'}"])
+    loader, _ = make_loaders(packed, divide(packed))
+    levels = {int(loader.dataset.waveforms[row][0]) for row in range(4)}
+    assert len(levels) == 4

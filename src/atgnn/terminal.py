@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -17,25 +17,20 @@ if TYPE_CHECKING:
     from atgnn.doctor import Graphics, GraphKernel, Report
     from atgnn.model.cost import Cost
     from atgnn.tags import Failure, Tagging
+    from atgnn.training.knobs import Knob
 
 __all__ = [
     "Results",
     "counter",
     "doctor_table",
     "expand",
+    "knobs_table",
     "looking",
     "models_table",
     "say",
     "show_warnings",
     "tracked",
-    "transfers",
 ]
-
-#: Takes a file's name, the bytes of it that are here, and how many there are (None: not known).
-Received: TypeAlias = Callable[[str, int, "int | None"], None]
-
-#: Takes the number of files unpacked and of all.
-Unpacked: TypeAlias = Callable[[int, int], None]
 
 #: More recordings than this get one line each.
 COMPACT_FROM = 9
@@ -189,40 +184,6 @@ def looking() -> Iterator[Callable[[int, int], None]]:
         yield move
 
 
-@contextmanager
-def transfers() -> Iterator[tuple[Received, Unpacked]]:
-    """Two functions that move bars in a terminal; elsewhere each file is a line as it begins."""
-    if not sys.stderr.isatty():
-        begun: set[str] = set()
-
-        def line(name: str, done: int, total: int | None) -> None:
-            if name not in begun:
-                begun.add(name)
-                say(f"fetching {name}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
-
-        yield line, lambda done, total: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}")]
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def move(name: str, done: int, total: int | None, shown: str) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total, shown="")
-            bars.update(tasks[name], completed=done, total=total, shown=shown)
-
-        def received(name: str, done: int, total: int | None) -> None:
-            of_all = f" of {total / 1e6:.0f}" if total else ""
-            move(name, done, total, f"{done / 1e6:.0f}{of_all} MB")
-
-        def unpacked(done: int, total: int) -> None:
-            move(f"unpacking {total} files", done, total, f"{done} of {total}")
-
-        yield received, unpacked
-
-
 def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:
     """Presets with their size and work, the paper's figures beside ours."""
     from rich import box
@@ -251,6 +212,21 @@ def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:
             f"{cost.gmacs:.2f}",
             "" if work is None else f"{work:.2f}",
         )
+    return table
+
+
+def knobs_table(settings: Sequence[Knob]) -> Any:
+    """All settings of a recipe, a row each."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("setting", style="bold", no_wrap=True)
+    table.add_column("value", overflow="fold", max_width=36)
+    table.add_column("what it does")
+    for knob in settings:
+        table.add_row(knob.key, Text(knob.text), Text(knob.meaning))
     return table
 
 

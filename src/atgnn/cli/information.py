@@ -36,12 +36,34 @@ def models(
 
 
 @app.command()
-def recipes() -> None:
-    """List the training recipes that ship."""
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="A recipe that ships, or a YAML file: show its settings.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As for `train`.")
+    ] = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="As a file to copy and change.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+) -> None:
+    """List the training recipes that ship, or all settings of one with what they do."""
+    from rich.console import Console
+
+    from atgnn.terminal import knobs_table
+    from atgnn.training.knobs import knobs, markdown
     from atgnn.training.recipe import load_recipe, recipe_names
 
-    for name in recipe_names():
-        typer.echo(f"{name:<20} {load_recipe(name).description}")
+    if name is None:
+        for one in recipe_names():
+            typer.echo(f"{one:<20} {load_recipe(one).description}")
+        return
+    recipe = load_recipe(name, settings)
+    if as_yaml:
+        typer.echo(recipe.to_yaml(), nl=False)
+    elif as_markdown:
+        typer.echo(markdown(knobs(recipe)))
+    else:
+        Console(highlight=False).print(knobs_table(knobs(recipe)))
 
 
 @app.command()

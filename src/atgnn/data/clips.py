@@ -123,6 +123,14 @@ class Clips(Sequence[Clip]):
         return [_names(cell, path) for cell in raw[column]]
 
     @classmethod
+    def read_listed(cls, path: str | os.PathLike[str]) -> Clips:
+        """As `read`, but the sounds of a table need not be there any more: they are packed."""
+        path = Path(path).expanduser()
+        if path.is_dir():
+            return cls.read(path)
+        return cls._from_file(path, _collection(path), absent=True)[0]
+
+    @classmethod
     def concat(cls, parts: Iterable[Clips]) -> Clips:
         """All rows of `parts`, in order; `collection` still tells where each came from."""
         tables = [part.table for part in parts]
@@ -139,9 +147,9 @@ class Clips(Sequence[Clip]):
 
     @classmethod
     def _from_file(
-        cls, path: Path, collection: str, labelled: bool = True
+        cls, path: Path, collection: str, labelled: bool = True, absent: bool = False
     ) -> tuple[Clips, list[str]]:
-        """The rows of a table whose sounds are there, and what the others name."""
+        """The rows of a table whose sounds are there, or `absent`, and what absent ones name."""
         if not path.is_file():
             raise ClipsError(f"no table of clips at {path}: give a CSV or Parquet file or a folder")
         raw = _read_table(path)
@@ -151,7 +159,7 @@ class Clips(Sequence[Clip]):
         if not labelled and not any(name in raw for name in LABEL_COLUMNS):
             raw[LABEL_COLUMNS[0]] = ""
         table, there, missing = _checked_table(raw, path, collection)
-        return cls(table[there]), missing
+        return cls(table if absent else table[there]), missing
 
     @classmethod
     def _from_folders(cls, folder: Path) -> Clips:

@@ -29,8 +29,9 @@ def read_clips(settings: DataSettings) -> Clips:
     """All clips of a recipe, labelled by its label column."""
     if not settings.clips:
         raise ConfigError("the recipe names no clips: add --clips PATH or --set data.clips=PATH")
+    read = Clips.read_listed if settings.packed else Clips.read
     clips = Clips.concat(
-        PackedWaveforms.open(path).clips if is_packed(path) else Clips.read(path)
+        PackedWaveforms.open(path).clips if is_packed(path) else read(path)
         for path in settings.clips
     )
     if settings.label_column == "labels":

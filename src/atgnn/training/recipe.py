@@ -108,7 +108,9 @@ class AugmentSettings(_Settings):
     trim_silence: bool = Field(False, description="cut digital silence off both ends first")
     gain_db: float = Field(0.0, ge=0, description="level changes by up to this much either way")
     roll: float = Field(0.0, ge=0, le=1, description="share of clips shifted in time, cyclically")
-    mixup_probability: float = Field(0.5, ge=0, le=1)
+    mixup_probability: float = Field(
+        0.5, ge=0, le=1, description="share of clips mixed with another, drawn uniformly"
+    )
     mixup_alpha: float = Field(10.0, gt=0, description="weights are drawn from Beta(alpha, alpha)")
     frequency_mask: int = Field(48, ge=0, description="widest mask, in mel bins")
     time_mask: int = Field(192, ge=0, description="widest mask, in frames")
@@ -130,17 +132,23 @@ class AugmentSettings(_Settings):
 class OptimSettings(_Settings):
     """Optimiser and schedule. Defaults are the paper's for FSD50K."""
 
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(5e-4, gt=0)
-    betas: tuple[Share, Share] = (0.95, 0.999)
-    weight_decay: float = Field(5e-7, ge=0)
-    batch_size: int = Field(24, ge=2)
-    epochs: int = Field(50, ge=1)
-    warmup_steps: int = Field(1000, ge=0)
+    optimizer: Literal["adam", "adamw"] = Field(
+        "adam", description="adam decays all weights through the gradient, adamw matrices directly"
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="the highest, after the warm-up")
+    betas: tuple[Share, Share] = Field(
+        (0.95, 0.999), description="how slowly means of gradients and of their squares change"
+    )
+    weight_decay: float = Field(5e-7, ge=0, description="pull of weights toward 0")
+    batch_size: int = Field(24, ge=2, description="clips in an update, over all processes")
+    epochs: int = Field(50, ge=1, description="an epoch has as many draws as there are clips")
+    warmup_steps: int = Field(1000, ge=0, description="updates until the rate is at its highest")
     warmup: Literal["linear", "staircase"] = Field(
         "linear", description="per step, or as published: a stair every 50 steps, from 0"
     )
-    schedule: Literal["steps", "cosine", "constant"] = "steps"
+    schedule: Literal["steps", "cosine", "constant"] = Field(
+        "steps", description="how the rate falls after the warm-up"
+    )
     milestones: tuple[int, ...] = Field(
         tuple(range(10, 50, 5)), description="epochs after which `steps` lowers the rate"
     )
@@ -149,7 +157,7 @@ class OptimSettings(_Settings):
         1, ge=1, description="batches whose gradients are added up before the weights are updated"
     )
     gradient_clip: float = Field(1.0, ge=0, description="largest norm; 0 is off")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="pull of targets to the middle")
 
 
 class ScaleSettings(_Settings):
@@ -159,7 +167,9 @@ class ScaleSettings(_Settings):
     and on several, as near as sums of rounded numbers allow.
     """
 
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="what computes; auto: a GPU where there is one"
+    )
     devices: Annotated[int, Field(ge=1)] | Literal["all"] | None = Field(
         None, description="processes of each node; nothing: as torchrun or SLURM say, else one"
     )
@@ -206,9 +216,11 @@ class EmaSettings(_Settings):
 class Recipe(_Settings):
     """All of a run. `atgnn train` saves the resolved one as ``recipe.yaml``."""
 
-    name: str
-    description: str = ""
-    task: Literal["multi_label", "single_label"] = "multi_label"
+    name: str = Field(description="of the recipe")
+    description: str = Field("", description="one line for lists of recipes")
+    task: Literal["multi_label", "single_label"] = Field(
+        "multi_label", description="labels by themselves (sigmoid), or one of them (softmax)"
+    )
     model: dict[str, Any] = Field(
         default_factory=lambda: {"preset": "pyr-s"}, description="a preset, and fields to change"
     )
@@ -217,7 +229,7 @@ class Recipe(_Settings):
     )
     init: str | None = Field(
         None,
-        description="published weights, a checkpoint or encoder to start from, `imagenet` (lite)",
+        description="to start from: published weights, a checkpoint, `imagenet` (lite0 to 2)",
     )
     residual_scale: float = Field(
         1.0, ge=0, description="of residual branches at the start; 0 learns faster from few clips"
@@ -242,8 +254,10 @@ class Recipe(_Settings):
         "clips, or averaged like all weights, as published",
     )
     window_seconds: float = Field(10.0, gt=0, description="longer clips are cut to this length")
-    seed: int = Field(42, ge=0)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    seed: int = Field(42, ge=0, description="every random draw follows from it")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="of the network; front end and loss are float32 always"
+    )
     compile: bool = Field(
         False, description="torch.compile the network: minutes at first, then faster on a GPU"
     )
