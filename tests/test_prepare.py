@@ -72,7 +72,7 @@ def test_bad_files_among_a_thousand_are_lines_and_counts(many, tmp_path):
     text = (out / "report.md").read_text()
     assert "found 1000 of 1001 listed clips (99.9 %), 1 missing" in text
     assert "## Unreadable files, left out: 2" in text
-    assert "author in several splits: 1 of 300" in text
+    assert "Of 300 values of author, in several splits (5 clips): 1" in text
     assert (out / "missing.csv").read_text() == "name,split,start,end\nlost.wav,,0,\n"
     assert "found 1000 of 1001 listed clips" in " ".join(result.stdout.split())
 
@@ -240,6 +240,79 @@ def test_the_miniature_is_the_same_each_time_and_closed(shared_data):
     assert all(len(where) == 1 for where in splits.values())
     share = sum(row.split == "eval" for row in rows) / len(rows)
     assert 0.1 < share < 0.45
+
+
+def test_esc10_as_it_lies_here_keeps_folds_and_sources(shared_data, tmp_path):
+    """A few clips, by links, and the real list."""
+    with (shared_data / "esc10" / "meta.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    (tmp_path / "audio").mkdir()
+    kept = rows[::45]
+    for row in kept:
+        os.symlink(shared_data / "esc10" / "audio" / row["filename"],
+                   tmp_path / "audio" / row["filename"])  # fmt: skip
+    os.symlink(shared_data / "esc10" / "meta.csv", tmp_path / "meta.csv")
+    result = run("esc50", tmp_path, "--out", tmp_path / "out", "--only-esc10", "--longest", 1)
+    assert result.exit_code == 0, result.output
+    report = load(tmp_path / "out")
+    assert (report["name"], report["listed"], report["packed"]) == ("ESC-10", 400, len(kept))
+    packed = PackedWaveforms.open(tmp_path / "out")
+    assert packed.longest == 1
+    assert packed.lengths.max() == RATE
+    table = packed.clips.table
+    assert table["fold"].tolist() == [int(row["fold"]) for row in kept]
+    assert table["category"].tolist() == [row["category"] for row in kept]
+    assert table["group"].tolist() == [row["source_id"] for row in kept]
+    assert table["author"].tolist() == [row["author"] for row in kept]
+
+
+def test_folders_and_manifests_are_packed(tmp_path):
+    for number, place in enumerate(("train/Dog/a.wav", "test/Rain/b.wav")):
+        write(tmp_path / "sounds" / place, sound(0.1, seed=number))
+    out = tmp_path / "folder"
+    assert run("folder", tmp_path / "sounds", "--out", out, "--rate", 8000).exit_code == 0
+    packed = PackedWaveforms.open(out)
+    assert packed.rate == 8000
+    assert packed.clips.labels == [("Rain",), ("Dog",)]
+    assert packed.clips.table["split"].tolist() == ["test", "train"]
+    data = [{"wav": "/elsewhere/Dog/a.wav", "labels": "/m/0bt9lr"},
+            {"wav": "/elsewhere/Dog/z.wav", "labels": "/m/0bt9lr"}]  # fmt: skip
+    (tmp_path / "tr.json").write_text(json.dumps({"data": data}))
+    out = tmp_path / "manifest"
+    result = run("manifest", f"train={tmp_path / 'tr.json'}", "--audio", tmp_path / "sounds",
+                 "--out", out, "--labels", "audioset")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    report = load(out)
+    assert (report["listed"], report["packed"], report["classes"]) == (2, 1, 527)
+
+
+def test_containers_without_pyav_are_counted_and_said_to_need_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    write(tmp_path / "Dog" / "0.wav", sound(0.1))
+    for number in range(25):
+        (tmp_path / "Dog" / f"{number}.m4a").write_bytes(b"\0\0\0\x18ftypM4A " + bytes(4000))
+    result = run("folder", tmp_path, "--out", tmp_path.parent / "packed-m4a")
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("atgnn:")]
+    assert len(lines) == 21
+    assert "and 5 more unreadable files, all in" in lines[-1]
+    report = load(tmp_path.parent / "packed-m4a")
+    assert (report["packed"], len(report["unreadable"])) == (1, 25)
+    text = (tmp_path.parent / "packed-m4a" / "report.md").read_text()
+    assert "25 of the unreadable need a package that is not installed" in text
+
+
+def test_sources_that_cross_folds_are_found_beside_authors(tmp_path):
+    rows = ["a,1,s1,ann", "b,2,s1,ben", "c,2,s2,ann"]
+    for row in rows:
+        write(tmp_path / f"{row[0]}.wav", sound(0.1))
+    header = "filename,fold,category,src_file,author"
+    listed = [f"{name}.wav,{fold},dog,{source},{author}"
+              for name, fold, source, author in (row.split(",") for row in rows)]  # fmt: skip
+    (tmp_path / "esc50.csv").write_text("\n".join([header, *listed]))
+    assert run("esc50", tmp_path, "--out", tmp_path / "out").exit_code == 0
+    found = [(c["column"], c["groups"], c["clips"]) for c in load(tmp_path / "out")["crossings"]]
+    assert sorted(found) == [("author", 1, 2), ("group", 1, 2)]
 
 
 def test_what_is_not_there_is_one_line(tmp_path):

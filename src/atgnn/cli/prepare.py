@@ -21,6 +21,9 @@ prepare = typer.Typer(
 )
 app.add_typer(prepare, name="prepare")
 
+#: More unreadable files than this are not shown one by one.
+MOST_LINES = 20
+
 OutOption = Annotated[Path, typer.Option(help="Folder to make; an interrupted one goes on.")]
 RateOption = Annotated[int, typer.Option(min=1000, help="Samples a second.")]
 LongestOption = Annotated[float | None, typer.Option(min=0.1, help="Cut clips to so many seconds.")]
@@ -207,7 +210,10 @@ def _pack(
             report = pack(listing, out, Options(rate, longest, threads, restart), progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on where it was") from None
-    for bad in report.unreadable:
+    for bad in report.unreadable[:MOST_LINES]:
         say(bad.reason)
+    if len(report.unreadable) > MOST_LINES:
+        rest = len(report.unreadable) - MOST_LINES
+        say(f"and {rest} more unreadable files, all in {out / 'report.json'}")
     Console(highlight=False).print(Markdown(report.markdown()))
     typer.echo(f"Packed in {out}; train with `--clips {out}`")

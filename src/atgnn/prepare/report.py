@@ -85,17 +85,16 @@ class Report:
             _table(self.splits),
             _named("Unreadable files, left out", [bad.reason for bad in self.unreadable]),
             _named("Damaged files, packed in part", [bad.reason for bad in self.damaged]),
-            _named("Listed, but not here (all in missing.csv)", self.missing_examples,
-                   self.missing),
-            _named("Classes without clips", self.empty_classes, shown=40),
-        ]  # fmt: skip
+            _named(
+                "Listed, but not here (all in missing.csv)", self.missing_examples, self.missing
+            ),
+            _classes(self.empty_classes),
+        ]
         for odd in self.oddities:
             parts.append(_named(odd.kind[:1].upper() + odd.kind[1:], odd.examples, odd.count))
         for one in self.crossings:
-            title = (
-                f"{one.column} in several {one.division}s: {one.groups} of {one.of}, with "
-                f"{one.clips} clips"
-            )
+            where = f"in several {one.division}s ({one.clips} clips)"
+            title = f"Of {one.of} values of {one.column}, {where}"
             parts.append(_named(title, one.examples, one.groups))
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -114,6 +113,12 @@ class Report:
             f"{len(self.empty_classes)} classes without clips",
             f"rates of the recordings: {rates}",
         ]
+        installable = sum("pip install" in bad.reason for bad in self.unreadable)
+        if installable:
+            facts.append(
+                f"{installable} of the unreadable need a package that is not installed: install "
+                "it, delete the folder and prepare it again"
+            )
         if self.unlabelled:
             facts.append(f"{self.unlabelled} clips without any label")
         if self.too_long:
@@ -198,9 +203,10 @@ def _crossings(table: Any) -> tuple[Crossing, ...]:
     """Groups of any kind that are on both sides of a division."""
     found = []
     named = [name for name in GROUP_COLUMNS if name in table]
-    columns = [name for name in named if name != "group"] or named  # `group` repeats one of them
+    if any(name != "group" and table[name].equals(table["group"]) for name in named):
+        named.remove("group")  # which repeats one of the others
     for division in (name for name in ("split", "fold") if name in table):
-        for column in columns:
+        for column in named:
             rows = table[[column, division]].dropna().astype(str)
             rows = rows[(rows[column] != "") & (rows[division] != "")]
             sides = rows.drop_duplicates().groupby(column)[division].agg(list)
@@ -232,6 +238,12 @@ def _named(title: str, lines: Sequence[str], count: int | None = None, shown: in
     kept = list(lines[:shown])
     rest = [f"and {total - len(kept)} more"] if total > len(kept) else []
     return f"## {title}: {total}\n\n{_bullets([*kept, *rest])}"
+
+
+def _classes(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return f"## Classes without clips: {len(names)}\n\n{', '.join(names)}"
 
 
 def _table(splits: Sequence[Split]) -> str:
