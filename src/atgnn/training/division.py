@@ -9,6 +9,7 @@ from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.errors import ClipsError, ConfigError
 from atgnn.labels import Ontology, Vocabulary
+from atgnn.training.overlap import check_apart
 from atgnn.training.recipe import DataSettings, Recipe
 
 __all__ = ["Division", "divide", "read_clips"]
@@ -43,7 +44,8 @@ def divide(recipe: Recipe) -> Division:
     """Read the clips and divide them into training and validation, never by chance alone.
 
     Rows that `validation` or `test` name are never trained on. Where no validation rows are
-    named, a share of the authors (or source recordings) is held out.
+    named, a share of the authors (or source recordings) is held out. A piece of sound on both
+    sides is a `ClipsError`, an author a warning.
     """
     settings = recipe.data
     clips = read_clips(settings)
@@ -65,6 +67,7 @@ def _with_targets(
     recipe: Recipe, clips: Clips, chosen: np.ndarray, held_out: np.ndarray
 ) -> Division:
     settings = recipe.data
+    check_apart(clips.subset(chosen), clips.subset(held_out))
     vocabulary = _vocabulary(settings, clips)
     one_label = recipe.task == "single_label"  # no ancestors there: they would be a second one
     targets = clips.targets(
