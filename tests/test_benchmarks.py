@@ -311,3 +311,16 @@ def test_every_command_is_there(command):
     if not (ROOT / "benchmarks" / "speed" / f"{command}.py").is_file():
         pytest.skip(f"{command} is not written yet")
     assert callable(importlib.import_module(f"benchmarks.speed.{command}").main)
+
+
+def test_neighbours_says_what_k_costs(capsys):
+    found = report(capsys, "neighbours", "--preset", "mini", "--k", "2", "12", "20", "--rounds",
+                   "1", "--threads", "1", "--seconds", "1")  # fmt: skip
+    rows = found["cases"][0]["rows"]
+    assert [row["k"] for row in rows] == [2, 12, 20]
+    assert [row["largest_dilation"] for row in rows] == [24, 4, 2]
+    assert rows[0]["ratio"] == 1
+    assert rows[2]["ratio"] == rows[2]["seconds"][0] / rows[0]["seconds"][0]
+    assert rows[1]["paper_map"] == 57.7
+    assert rows[0]["paper_map"] is None
+    assert "smaller than" in found["note"]

@@ -12,6 +12,7 @@ COMMANDS = {
     "infer": "inference: milliseconds, ratios and peak memory",
     "train": "one training step: forward, backward, Adam",
     "length": "cost against clip length and against batch",
+    "neighbours": "cost against the number of neighbours k",
     "frontend": "waveform to log-mel",
     "loader": "ten-second clips a second from packed waveforms",
     "coldstart": "a whole process that tags one clip",
