@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -122,6 +123,7 @@ def test_report_says_which_labels_each_mean_is_over(report, clips):
     assert report.intervals.per_class[2] is None
     facts = {fact.name: fact for fact in report_page(report, pictures=False).facts}
     assert "3 labels with a positive clip" in facts["mAP"].detail
+    assert facts["mAP"].value == f"{np.mean(aps):.3f}"
     assert "2 labels" in facts["mAP, 10+ independent positives"].detail
 
 
@@ -483,6 +485,7 @@ def test_evaluate_a_model_a_score_file_and_packed_clips_alike(made):
     packed = run("evaluate", model, made / "packed", "--json", "--fold", 1)
     assert first.exit_code == second.exit_code == packed.exit_code == 0, first.output
     one, two, three = (json.loads(result.stdout) for result in (first, second, packed))
+    assert (one.pop("model"), two.pop("model")) == (str(model), "tiny")
     assert one == two
     assert three["clips"] == one["clips"] == 4
     assert three["mean_ap"] == pytest.approx(one["mean_ap"])
@@ -541,3 +544,27 @@ def test_wrong_commands_are_one_line(arguments, message):
     assert result.exit_code == 2
     assert message in result.output
     assert len(result.output.strip().splitlines()) == 1
+
+
+# --------------------------------------------------------------------------- the probe
+
+
+def test_the_probe_finds_shortcuts_and_nothing_where_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks" / "everyday")
+    from probe import FEATURES, marks, probe
+
+    wave = np.concatenate([np.zeros(1600), sound(1.0), np.zeros(3200)])
+    found = dict(zip(FEATURES, marks(wave), strict=True))
+    assert found["duration"] == pytest.approx(1.3)
+    assert found["zeros"] == pytest.approx(0.3 / 1.3, abs=0.01)
+    assert found["silence before"] == pytest.approx(0.1, abs=0.01)
+    assert found["silence after"] == pytest.approx(0.2, abs=0.01)
+    dull = np.sin(2 * np.pi * 500 * np.arange(16_000) / 16_000)
+    assert marks(dull)[4] < 2000 < found["bandwidth"]
+    assert np.isfinite(marks(np.zeros(0))).all()
+    generator = np.random.default_rng(0)
+    length = generator.random(120)
+    truth = np.stack([length > 0.7, generator.random(120) < 0.3], axis=1).astype(float)
+    scores = probe(length[:, None], truth, np.arange(120) % 4, 0)
+    assert average_precision_score(truth[:, 0], scores[:, 0]) > 0.95
+    assert average_precision_score(truth[:, 1], scores[:, 1]) < 0.55

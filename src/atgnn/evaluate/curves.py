@@ -32,15 +32,15 @@ def curve_pictures(
     pictures = []
     pages = [shown[at : at + COLUMNS * ROWS] for at in range(0, len(shown), COLUMNS * ROWS)]
     for number, page in enumerate(pages, 1):
-        rows = -(-len(page) // COLUMNS)
-        figure, panels = _figure(rows, COLUMNS, 2.15, 2.05)
+        columns = min(COLUMNS, len(page))
+        figure, panels = _figure(-(-len(page) // columns), columns, 2.15, 2.05)
         for panel, label in zip(panels, page, strict=False):
             _curve(panel, classes[label], targets[:, label], scores[:, label])
         for panel in panels[len(page) :]:
             panel.set_visible(False)
-        for panel in panels[::COLUMNS]:
+        for panel in panels[::columns]:
             panel.set_ylabel("precision", color=SOFT, fontsize=8)
-        for panel in panels[max(0, len(page) - COLUMNS) : len(page)]:
+        for panel in panels[max(0, len(page) - columns) : len(page)]:
             panel.set_xlabel("recall", color=SOFT, fontsize=8)
         part = f" ({number} of {len(pages)})" if len(pages) > 1 else ""
         pictures.append(
@@ -49,6 +49,7 @@ def curve_pictures(
                 f"precision-recall-{number}.png",
                 _png(figure),
                 "Precision against recall of " + ", ".join(classes[label].label for label in page),
+                width=round(columns * 225),
             )
         )
     return pictures
@@ -59,8 +60,12 @@ def reliability_picture(found: Reliability) -> Picture:
     figure, (panel,) = _figure(1, 1, 4.6, 4.2)
     least = 1e-4
     panel.plot([least, 1], [least, 1], color=GREY, linestyle=":", linewidth=1.2)
-    there = np.clip(found.scores, least, 1), np.clip(found.shares, least, 1)
-    panel.plot(*there, color=BLUE, linewidth=1.8, marker="o", markersize=4.5)
+    some = found.shares > 0
+    score = np.clip(found.scores, least, 1)
+    panel.plot(
+        score[some], found.shares[some], color=BLUE, linewidth=1.8, marker="o", markersize=4.5
+    )
+    panel.plot(score[~some], [least] * (~some).sum(), "o", color=BLUE, mfc="none", markersize=4.5)
     panel.set(xscale="log", yscale="log", xlim=(least, 1.2), ylim=(least, 1.2))
     panel.set_xlabel("mean score of a bin", color=SOFT, fontsize=9)
     panel.set_ylabel("share that is there", color=SOFT, fontsize=9)
@@ -68,7 +73,9 @@ def reliability_picture(found: Reliability) -> Picture:
         f"Scores as probabilities (expected calibration error {found.error:.3f})",
         "reliability.png",
         _png(figure),
-        "Share of positives against score; on the dotted line a score is a probability",
+        "Share of positives against score; on the dotted line a score is a probability, and hollow "
+        "points are bins without any positive",
+        width=430,
     )
 
 

@@ -72,12 +72,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG under a heading, written beside the Markdown as `name`."""
+    """A PNG under a heading, written beside the Markdown as `name`; at most `width` pixels wide."""
 
     title: str
     name: str
     png: bytes
     alt: str
+    width: int = 900
 
 
 Block: TypeAlias = "Text | Table | Picture"

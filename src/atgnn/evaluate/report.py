@@ -115,6 +115,8 @@ class Report:
         data: dict[str, Any] = jsonable(
             {
                 **self.metrics.to_dict(),
+                "model": self.name,
+                "evaluated_on": self.subject,
                 "intervals": _intervals_data(self.intervals),
                 "accuracy_interval": None
                 if self.accuracy_interval is None

@@ -70,10 +70,11 @@ def check_report_folder(folder: str | os.PathLike[str], force: bool = False) -> 
 def report_page(report: Report, pictures: bool = True) -> Page:
     """All that is known of a model on a set of clips."""
     metrics = report.metrics
-    clips = f"{metrics.clips} clips, {len(metrics.per_class)} labels"
     return Page(
-        f"How well {report.name} tags {report.subject}",
-        f"{clips}. Intervals hold 95 %; they come from resampling {_drawn(report.noun)}.",
+        f"How well {_short(report.name)} tags {_short(report.subject)}",
+        f"{report.name} on {metrics.clips} clips of {report.subject}, "
+        f"{_many(len(metrics.per_class), 'label')}. Intervals hold 95 %; they come from "
+        f"resampling {_drawn(report.noun)}.",
         tuple(_facts(report)),
         tuple(_notes(report)),
         tuple(_blocks(report, pictures)),
@@ -84,12 +85,14 @@ def _facts(report: Report) -> Iterator[Fact]:
     metrics = report.metrics
     positive = sum(one.positives > 0 for one in metrics.per_class)
     enough = sum(one.enough for one in metrics.per_class)
-    yield _fact(report, "mean_ap", "mAP", f"mean over the {positive} labels with a positive clip")
+    yield _fact(
+        report, "mean_ap", "mAP", f"mean over the {_many(positive, 'label')} with a positive clip"
+    )
     yield _fact(
         report,
         "mean_ap_enough",
         f"mAP, {ENOUGH}+ independent positives",
-        f"mean over {enough} labels" if enough else "no label has so many",
+        f"mean over {_many(enough, 'label')}" if enough else "no label has so many",
     )
     yield _fact(report, "auc", "AUC", "mean over labels")
     yield _fact(report, "d_prime", "d'", "from the mean AUC", 2)
@@ -118,8 +121,8 @@ def _notes(report: Report) -> Iterator[str]:
     metrics = report.metrics
     if metrics.too_few:
         yield (
-            f"{len(metrics.too_few)} labels have fewer than {ENOUGH} independent positives: they "
-            "enter the first mean alone, and their average precision is not shown"
+            f"fewer than {ENOUGH} independent positives, so in the first mean alone and without an "
+            f"average precision of their own: {_many(len(metrics.too_few), 'label')}"
         )
     if metrics.left_out:
         yield f"no positive clip, in no mean: {_listed(metrics.left_out)}"
@@ -127,8 +130,8 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"no negative clip, not in AUC: {_listed(metrics.without_negatives)}"
     if report.ignored_labels:
         yield (
-            f"{len(report.ignored_labels)} labels of the clips are unknown to the model and were "
-            f"ignored: {_listed(report.ignored_labels)}"
+            "labels of the clips that the model does not know, so ignored: "
+            f"{_listed(report.ignored_labels)}"
         )
     if report.left_out_clips:
         yield f"{len(report.left_out_clips)} clips left out: {_listed(report.left_out_clips, 3)}"
@@ -196,7 +199,7 @@ def _alarms(heard: FalseAlarms) -> Table:
 
 def comparison_page(found: Comparison) -> Page:
     """What differs between two models."""
-    a, b = found.names
+    a, b = map(_short, found.names)
     wins = found.wins
     facts = [Fact(FIGURES[name], *_change(found, name)) for name in found.differences]
     if found.labels:
@@ -209,13 +212,13 @@ def comparison_page(found: Comparison) -> Page:
             )
         )
     edge = max((abs(end) for one in found.labels for end in _ends(one)), default=1.0) or 1.0
-    columns = ("label", a, b, "B less A", "95 %", "worse, better", "positive", "independent")
+    columns = ("label", "A", "B", "B less A", "95 %", "worse, better", "positive", "independent")
     table = Table("Labels", columns, tuple(_difference_row(one, edge) for one in found.labels))
     return Page(
         f"{b} against {a}",
-        f"A is {a}, B is {b}. {found.metrics[0].clips} clips of {found.subject}, "
-        f"{len(found.metrics[0].per_class)} labels that both know. Both were measured on the same "
-        f"resamples of {_drawn(found.noun)}; intervals hold 95 %.",
+        f"A is {found.names[0]}, B is {found.names[1]}. {found.metrics[0].clips} clips of "
+        f"{found.subject}, {len(found.metrics[0].per_class)} labels that both know. Both were "
+        f"measured on the same resamples of {_drawn(found.noun)}; intervals hold 95 %.",
         tuple(facts),
         tuple(_comparison_notes(found)),
         (table,) if found.labels else (),
@@ -225,8 +228,8 @@ def comparison_page(found: Comparison) -> Page:
 def _comparison_notes(found: Comparison) -> Iterator[str]:
     if found.metrics[0].too_few:
         yield (
-            f"{len(found.metrics[0].too_few)} labels have fewer than {ENOUGH} independent "
-            "positives and are not listed"
+            f"fewer than {ENOUGH} independent positives, so not listed: "
+            f"{_many(len(found.metrics[0].too_few), 'label')}"
         )
     if found.metrics[0].left_out:
         yield f"no positive clip, in no mean: {_listed(found.metrics[0].left_out)}"
@@ -282,6 +285,16 @@ def span(interval: Interval | None, digits: int = 3, signed: bool = False) -> st
         return ""
     ends = (number(end, digits, signed) for end in (interval.low, interval.high))
     return " to ".join(ends)
+
+
+def _short(name: str) -> str:
+    """The last part of a path, without what a score file ends with."""
+    parts = name.rstrip("/").rsplit("/", 1)
+    return parts[-1].removesuffix(".parquet")
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _drawn(noun: str) -> str:
