@@ -1,6 +1,7 @@
 """Distillation, moving average, accumulation, compilation: right, refused where wrong."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -154,7 +155,7 @@ def module_of(settings):
     training, _ = make_loaders(settings, division)
     distillation = make_distillation(settings, division)
     if distillation is not None:
-        training.dataset.targets = distillation.with_scores(training.dataset.targets)
+        distillation.prepare(training.dataset)
     model = new_model(settings, division).model
     names = division.vocabulary.names
     return TaggingModule(settings, model, names, len(training), distillation), training
@@ -475,6 +476,18 @@ def test_a_resumed_run_keeps_its_settings(sounds, tmp_path, change):
     settings = recipe(sounds, *common, change)
     message = one_line(lambda: train(settings, tmp_path / "run", resume=True))
     assert "recipe" in message
+
+
+def test_a_resumed_run_keeps_its_teacher(sounds, tmp_path):
+    file = tmp_path / "s.parquet"
+    table = save_scores(sounds, file)
+    settings = recipe(sounds, f"distill.scores={file}", "optim.epochs=1")
+    train(settings, tmp_path / "run")
+    train(settings, tmp_path / "run", resume=True)  # nothing has changed
+    dataclasses.replace(table, values=table.values / 2).write(file, force=True)
+    message = one_line(lambda: train(settings, tmp_path / "run", resume=True))
+    assert "the data are not those" in message
+    assert "teachers differ" in message
 
 
 # ---------------------------------------------------------------------- compilation, precision

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -507,3 +508,23 @@ def test_embeddings_of_pre_training_are_those_of_the_encoder():
     torch.testing.assert_close(
         deviation, nodes.flatten(1, 2).std(1, unbiased=False), atol=1e-4, rtol=1e-4
     )
+
+
+def test_the_benchmark_hears_no_author_that_it_scores(shared_data, monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks" / "pretrain"
+    if not folder.is_dir():
+        pytest.skip("benchmarks come with a checkout only")
+    monkeypatch.syspath_prepend(str(folder))
+    import clips
+
+    heard = clips.unlabelled(shared_data, 2)
+    known, scored = clips.esc10(shared_data, 2)
+    assert len(heard) > 900
+    assert not set(clips.authors(heard)) & set(clips.authors(scored))
+    assert not {path.stem for path in heard.paths} & set(clips.LEFT_OUT)
+    assert (len(known), len(scored)) == (320, 80)
+    labels = known.column("category")
+    rows = clips.draw(labels, 5, seed=0)
+    assert [list(labels[rows]).count(name) for name in set(labels)] == [5] * 10
+    assert list(rows) == list(clips.draw(labels, 5, seed=0))
+    assert list(rows) != list(clips.draw(labels, 5, seed=1))

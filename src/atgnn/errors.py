@@ -18,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "ClipsError",
     "ConfigError",
+    "DownloadError",
     "LabelError",
     "MissingExtraError",
     "describe_error",
@@ -47,6 +48,10 @@ class LabelError(AtgnnError):
 
 class ClipsError(AtgnnError):
     """A table of clips is malformed or points to what is not there."""
+
+
+class DownloadError(AtgnnError):
+    """Something cannot be fetched from the network, or arrived damaged."""
 
 
 class CheckpointError(AtgnnError):

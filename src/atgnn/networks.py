@@ -93,7 +93,7 @@ def for_inference(network: Network, dtype: torch.dtype = torch.float32) -> Infer
 
 def measure_cost(config: ModelConfig | EfficientNetLiteConfig, frames: int = 1024) -> cost.Cost:
     """Parameters and multiply-accumulates for one clip of `frames` frames."""
-    network = empty_network(config)
-    if isinstance(network, EfficientNetLite):
-        return network.measure_cost(frames)
-    return cost.measure_cost(network.config, frames)
+    if isinstance(config, ModelConfig):
+        return cost.measure_cost(config, frames)
+    with without_values():
+        return EfficientNetLite(config).measure_cost(frames)

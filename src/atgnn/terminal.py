@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 
@@ -30,7 +30,14 @@ __all__ = [
     "say",
     "show_warnings",
     "tracked",
+    "transfers",
 ]
+
+#: Takes a file's name, the bytes of it that are here, and how many there are (None: not known).
+Received: TypeAlias = Callable[[str, int, "int | None"], None]
+
+#: Takes the number of files unpacked and of all.
+Unpacked: TypeAlias = Callable[[int, int], None]
 
 #: More recordings than this get one line each.
 COMPACT_FROM = 9
@@ -182,6 +189,40 @@ def looking() -> Iterator[Callable[[int, int], None]]:
                 bar.stop()
 
         yield move
+
+
+@contextmanager
+def transfers() -> Iterator[tuple[Received, Unpacked]]:
+    """Two functions that move bars in a terminal; elsewhere each file is a line as it begins."""
+    if not sys.stderr.isatty():
+        begun: set[str] = set()
+
+        def line(name: str, done: int, total: int | None) -> None:
+            if name not in begun:
+                begun.add(name)
+                say(f"fetching {name}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+
+        yield line, lambda done, total: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}")]
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def move(name: str, done: int, total: int | None, shown: str) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total, shown="")
+            bars.update(tasks[name], completed=done, total=total, shown=shown)
+
+        def received(name: str, done: int, total: int | None) -> None:
+            of_all = f" of {total / 1e6:.0f}" if total else ""
+            move(name, done, total, f"{done / 1e6:.0f}{of_all} MB")
+
+        def unpacked(done: int, total: int) -> None:
+            move(f"unpacking {total} files", done, total, f"{done} of {total}")
+
+        yield received, unpacked
 
 
 def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:

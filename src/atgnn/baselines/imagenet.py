@@ -15,10 +15,10 @@ from torch import Tensor
 from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite
 from atgnn.errors import CheckpointError, ConfigError, MissingExtraError
 
-__all__ = ["LINEAGE", "imagenet_file", "load_imagenet"]
+__all__ = ["imagenet_file", "load_imagenet"]
 
 AVAILABLE = ("lite0", "lite1", "lite2")  # the registry has no package for lite3 and lite4
-LINEAGE = "Initial weights: {name} trained on ImageNet (Google, Apache-2.0; package {package})."
+_LINEAGE = "Initial weights: {name} trained on ImageNet (Google, Apache-2.0; package {package})."
 
 
 def load_imagenet(model: EfficientNetLite) -> tuple[str, str]:
@@ -42,7 +42,7 @@ def load_imagenet(model: EfficientNetLite) -> tuple[str, str]:
     if not isinstance(weights, Mapping):
         raise CheckpointError(f"{path}: expected a table of weights, got {type(weights).__name__}")
     _fill(model, weights, path)
-    lineage = LINEAGE.format(name=name, package=_package(name))
+    lineage = _LINEAGE.format(name=name, package=_package(name))
     return f"{len(weights)} tensors of {path.name} (ImageNet); the classifier is new", lineage
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,12 @@ LabelsOption = Annotated[
     str | None,
     typer.Option("--labels", help="Vocabulary: audioset, fsd50k, or a label file (CSV)."),
 ]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Fetch it into the folder first, or go on with that.")
+]
+MirrorOption = Annotated[
+    str | None, typer.Option(help="Fetch from this address, which must answer as the usual one.")
+]
 
 
 @prepare.command()
@@ -49,10 +56,19 @@ def fsd50k(
     threads: ThreadsOption = None,
     restart: RestartOption = False,
     links: LinksOption = False,
+    download: DownloadOption = False,
+    mirror: MirrorOption = None,
 ) -> None:
-    """FSD50K: dev_audio, eval_audio and ground_truth, with FSD50K. before their names or not."""
+    """FSD50K: dev_audio, eval_audio and ground_truth, with FSD50K. before their names or not.
+
+    --download fetches 24.5 GB from Zenodo (record 4060432) and unpacks them.
+    """
     from atgnn.data.fsd50k import read_fsd50k
 
+    if download:
+        from atgnn.prepare.fetch import FSD50K, fetch_fsd50k
+
+        _fetch(fetch_fsd50k, root, mirror or FSD50K)
     _pack(read_fsd50k(root, links), out, rate, longest, threads, restart)
 
 
@@ -100,10 +116,16 @@ def esc50(
     threads: ThreadsOption = None,
     restart: RestartOption = False,
     links: LinksOption = False,
+    download: DownloadOption = False,
+    mirror: MirrorOption = None,
 ) -> None:
-    """ESC-50, or ESC-10."""
+    """ESC-50, or ESC-10. --download fetches 600 MB from GitHub and unpacks them."""
     from atgnn.data.esc50 import read_esc50
 
+    if download:
+        from atgnn.prepare.fetch import ESC50, fetch_esc50
+
+        _fetch(fetch_esc50, root, mirror or ESC50)
     _pack(read_esc50(root, only_esc10, links), out, rate, longest, threads, restart)
 
 
@@ -187,6 +209,17 @@ def _vocabulary(name: str | None) -> Vocabulary | None:
     if name is None:
         return None
     return packaged[name]() if name in packaged else Vocabulary.from_csv(name)
+
+
+def _fetch(fetch: Callable[..., None], root: Path, address: str) -> None:
+    """Fetch and unpack, with a bar for each."""
+    from atgnn.terminal import transfers
+
+    try:
+        with transfers() as (received, unpacked):
+            fetch(root, address, received, unpacked)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on where it was") from None
 
 
 def _pack(

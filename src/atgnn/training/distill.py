@@ -27,7 +27,7 @@ from atgnn.frontend import FrontEnd
 from atgnn.networks import for_inference
 from atgnn.scoring import ScoreTable
 from atgnn.training.division import Division
-from atgnn.training.loading import Batch
+from atgnn.training.loading import Batch, ClipDataset
 from atgnn.training.recipe import Recipe
 from atgnn.training.start import ancestors
 
@@ -79,12 +79,13 @@ class Distillation:
         self.settings, self.task = recipe.distill, recipe.task
         self.scores, self.teachers, self.lineage = scores, tuple(teachers), lineage
 
-    def with_scores(self, targets: np.ndarray) -> np.ndarray:
-        """Targets with the score file's columns beside them: what is mixed is mixed alike.
+    def prepare(self, dataset: ClipDataset) -> None:
+        """Put the score file's columns beside the training targets: what is mixed is mixed alike.
 
-        ``(N, L)`` to ``(N, 2 L)``, or as they are where teachers listen along.
+        ``(N, L)`` become ``(N, 2 L)``; nothing changes where teachers listen along.
         """
-        return targets if self.scores is None else np.concatenate([targets, self.scores], axis=1)
+        if self.scores is not None:
+            dataset.targets = np.concatenate([dataset.targets, self.scores], axis=1)
 
     def blend(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
         """The labels' loss and the teacher's, as the recipe weighs them."""

@@ -32,6 +32,7 @@ def describe_data(recipe: Recipe, division: Division) -> dict[str, Any]:
             "digest": _digest(name.encode() for name in division.vocabulary.names),
         },
         **{name: _part(clips, targets, packed) for name, (clips, targets) in parts.items()},
+        **_teachers(recipe),
         "sources": {path: _source(Path(path)) for path in sources},
     }
 
@@ -47,7 +48,7 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))
     differ = [
         _difference(name, before.get(name), now.get(name))
-        for name in ("labels", "training", "validation")
+        for name in ("labels", "training", "validation", "teachers")
         if before.get(name) != now.get(name)
     ]
     old, new = (
@@ -62,6 +63,19 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
             "needs the same clips and labels; start a new run, with init=RUN/best if it should go "
             "on from these weights"
         )
+
+
+def _teachers(recipe: Recipe) -> dict[str, Any]:
+    """Digests of the scores or weights that a run learns from beside the labels."""
+    scores = recipe.distill.scores
+    files = [Path(one) / "model.safetensors" for one in recipe.distill.teacher]
+    files += [] if scores is None else [Path(scores)]
+    there = [str(_source(path)) for path in files]
+    return (
+        {"teachers": {"number": len(there), "digest": _digest(map(str.encode, there))}}
+        if there
+        else {}
+    )
 
 
 def _difference(name: str, before: Any, now: Any) -> str:

@@ -229,7 +229,7 @@ class Recipe(_Settings):
     )
     init: str | None = Field(
         None,
-        description="to start from: published weights, a checkpoint, `imagenet` (lite0 to 2)",
+        description="published weights, a checkpoint or encoder to start from, `imagenet` (lite)",
     )
     residual_scale: float = Field(
         1.0, ge=0, description="of residual branches at the start; 0 learns faster from few clips"

@@ -64,7 +64,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path | None:
     start = new_model(recipe, division)
     distillation = make_distillation(recipe, division)
     if distillation is not None:
-        loaders[0].dataset.targets = distillation.with_scores(loaders[0].dataset.targets)
+        distillation.prepare(loaders[0].dataset)
         start = start.taught(distillation.lineage)
     if recipe.scale.sync_norms:
         share_norms(start.model)

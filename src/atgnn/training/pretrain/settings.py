@@ -52,10 +52,11 @@ class ViewSettings(Settings):
     )
     equalise_db: float = Field(6.0, ge=0, description="colour by up to this much either way")
     noise: float = Field(0.1, ge=0, le=1, description="share of views with hiss behind them")
-    frequency_mask: int = Field(16, ge=0, description="widest mask, in mel bins")
-    time_mask: int = Field(12, ge=0, description="widest mask, in frames")
+    frequency_mask: int = Field(
+        16, ge=0, description="widest, in mel bins; where no cell is hidden"
+    )
+    time_mask: int = Field(12, ge=0, description="widest, in frames; where no cell is hidden")
     temperature: float = Field(0.2, gt=0, description="the lower, the more near misses count")
-    momentum: float = Field(0.99, ge=0, lt=1, description="of the target network, per step")
     width: int = Field(128, ge=2, description="of the space in which views are compared")
 
 
