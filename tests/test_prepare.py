@@ -18,8 +18,8 @@ from atgnn.data.store import SAMPLES, PackedWaveforms
 from atgnn.data.tables import read_table
 from atgnn.labels import Ontology, Vocabulary
 from atgnn.prepare.run import Options, check, prepare
-from atgnn.training.division import read_clips
-from atgnn.training.recipe import DataSettings
+from atgnn.training.division import divide, read_clips
+from atgnn.training.recipe import DataSettings, load_recipe
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -226,6 +226,32 @@ def test_the_miniature_fsd50k_is_prepared(shared_data, tmp_path, prefix):
     np.testing.assert_array_equal(plain, clips.targets(vocabulary, Ontology.audioset()))
     assert sorted(clips.table["group"]) == sorted(row.author for row in rows)
     assert check(tmp_path / "out").rate == RATE
+
+
+def test_the_recipe_divides_what_was_prepared(shared_data, tmp_path):
+    from benchmarks.miniature.make import make
+
+    rows = make(shared_data, tmp_path / "raw", clips=40, seconds=0.1, seed=1)
+    prepare(read_fsd50k(tmp_path / "raw"), tmp_path / "out")
+    division = divide(load_recipe("fsd50k", [f"data.clips={tmp_path / 'out'}"]))
+    assert len(division.vocabulary) == 200
+    assert division.validation is not None
+    for clips, split in ((division.train, "train"), (division.validation, "val")):
+        stems = sorted(path.stem for path in clips.paths)
+        assert stems == sorted(row.fname for row in rows if row.split == split)
+    marked = sum(len(row.labels) for row in rows if row.split == "train")
+    assert division.train_targets.sum() == marked
+
+
+def test_paths_are_absolute_wherever_the_command_is_given(tmp_path, monkeypatch):
+    write(tmp_path / "data" / "sub" / "--PJHxphWEs.wav", sound(0.1))
+    (tmp_path / "data" / "eval_segments.csv").write_text('--PJHxphWEs, 1.0, 2.0, "/m/09x0r"\n')
+    monkeypatch.chdir(tmp_path)
+    assert run("audioset", "data", "--out", "out").exit_code == 0
+    place = tmp_path / "data" / "sub" / "--PJHxphWEs.wav"
+    assert PackedWaveforms.open("out").clips.paths == [place]
+    monkeypatch.chdir(tmp_path / "data")
+    assert run("audioset", ".", "--out", "../out").exit_code == 0, "the same, seen from elsewhere"
 
 
 def test_the_miniature_is_the_same_each_time_and_closed(shared_data):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from atgnn.audio import SUFFIXES, walk_sounds
+from atgnn.audio import walk_sounds
 from atgnn.data.clips import Clips
 from atgnn.errors import ClipsError, MissingExtraError
 from atgnn.labels import Vocabulary
@@ -211,12 +211,13 @@ def place_of(files: list[Path]) -> Path:
 
 
 def sounds_by_stem(folder: Path, links: bool = False) -> dict[str, list[Path]]:
-    """All sounds below a folder by their names without the ending; with `links` also behind links
-    to folders. Raises `AudioError` where it is no folder."""
+    """Absolute paths of all sounds below a folder by their names without the ending.
+
+    With `links`, also behind links to folders. Raises `AudioError` where it is no folder.
+    """
     found: dict[str, list[Path]] = {}
-    for path in walk_sounds(folder, links):
-        stem, ending = os.path.splitext(os.path.basename(path))
-        assert ending.lower() in SUFFIXES
+    for path in walk_sounds(os.path.abspath(folder), links):
+        stem = os.path.splitext(os.path.basename(path))[0]
         found.setdefault(stem, []).append(Path(path))
     return found
 

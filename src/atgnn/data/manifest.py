@@ -94,9 +94,9 @@ def _guess(entries: list[dict[str, Any]]) -> Vocabulary:
 
 
 def _by_name(folder: Path, links: bool) -> dict[str, list[Path]]:
-    """Sounds and HDF5 files below a folder, by their names without the ending."""
+    """Absolute paths of sounds and HDF5 files below a folder, by names without the ending."""
     found: dict[str, list[Path]] = {}
-    for path in map(Path, walk_sounds(folder, links, more=ENDINGS)):
+    for path in map(Path, walk_sounds(os.path.abspath(folder), links, more=ENDINGS)):
         found.setdefault(path.stem, []).append(path)
     return found
 

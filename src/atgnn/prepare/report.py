@@ -251,9 +251,10 @@ def _table(splits: Sequence[Split]) -> str:
         "| split | listed | packed | hours | labels | classes without clips |",
         "|---|---:|---:|---:|---:|---:|",
     ]
+    nameless = "all" if len(splits) == 1 else "none"
     for row in splits:
         lines.append(
-            f"| {row.name or 'all'} | {row.listed} | {row.packed} | {row.hours:.2f} | "
+            f"| {row.name or nameless} | {row.listed} | {row.packed} | {row.hours:.2f} | "
             f"{row.labels} | {row.empty_classes} |"
         )
     return "\n".join(lines)
