@@ -74,7 +74,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server() as one:
         thread = threading.Thread(target=one.serve_forever, args=(0.02,))
         thread.start()
