@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -301,7 +302,7 @@ def test_torchrun_starts_them_and_killed_ones_go_on(table, pair, tmp_path):
     process = subprocess.Popen([*launcher, *arguments], start_new_session=True)
     checkpoint = tmp_path / "run" / "resume" / "last.ckpt"
     while process.poll() is None and not checkpoint.is_file():
-        pass
+        time.sleep(0.002)
     os.killpg(process.pid, 9)
     process.wait()
     assert not (tmp_path / "run" / "model").exists()
