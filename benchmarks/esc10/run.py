@@ -21,7 +21,6 @@ import argparse
 import csv
 import datetime
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +33,9 @@ from atgnn.data.clips import Clips
 from atgnn.metrics import cluster_interval
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import runs  # noqa: E402, beside the folder of this script
+
 LOOKS = HERE.parent / "test_fold_looks.csv"
 FOLDS = (1, 2, 3, 4, 5)
 #: What a row adds to the recipe. A row without settings here is only on record.
@@ -48,15 +50,8 @@ def after(fold: int) -> int:
 
 def train(data: Path, fold: int, out: Path, settings: list[str], threads: int) -> Path:
     """One run of the esc10 recipe; an interrupted one goes on."""
-    command = [sys.executable, "-m", "atgnn", "train", "esc10", "--out", str(out)]
-    for setting in (f"data.clips={data}", f"data.test={{fold: {fold}}}", *settings):
-        command += ["--set", setting]
-    if (out / "recipe.yaml").is_file():
-        command.append("--resume")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with open(f"{out}.log", "a") as log:
-        subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
-    return out / "model"
+    where = [f"data.clips={data}", f"data.test={{fold: {fold}}}"]
+    return runs.train("esc10", out, [*where, *settings], threads)
 
 
 def predict(model: Path, data: Path, fold: int) -> list[dict[str, str]]:

@@ -99,7 +99,7 @@ def write_clip(clips: Clips, row: int, folder: Path, copies: int) -> list[dict[s
         path = folder / "audio" / f"{name}.{copy}.flac"
         soundfile.write(path, np.clip(sound, -1, 1), RATE, subtype="PCM_16")
         own = clips.table.iloc[row].to_dict()
-        rows.append({**own, "path": path.resolve(), "copy": copy, "treatment": treatment})
+        rows.append({**own, "path": path.resolve(), "copy": str(copy), "treatment": treatment})
     return rows
 
 
