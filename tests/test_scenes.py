@@ -20,6 +20,8 @@ from atgnn.data.scenes.sound import coloured_noise, faded, repeated
 from atgnn.data.store import SCALE, PackedWaveforms
 from atgnn.data.waveforms import Waveforms
 from atgnn.errors import AtgnnError, ClipsError, ConfigError
+from atgnn.training.division import divide
+from atgnn.training.recipe import load_recipe
 
 RATE = 8000
 TONES = {"Bark": 500.0, "Rain": 1000.0, "Siren": 2000.0, "Tick": 3000.0}  # Hz
@@ -514,3 +516,15 @@ def test_a_packed_folder_serves_as_events(sounds, tmp_path):
     assert found.events == direct.events
     with pytest.raises(ClipsError, match="is packed at 8000 Hz"):
         open_sounds(str(tmp_path / "packed"), 16_000)
+
+
+def test_training_holds_out_whole_circles_of_authors(scenes, tmp_path):
+    """A share of scenes is held out by author: nobody has a part on both sides."""
+    write_scenes(scenes, tmp_path / "out")
+    recipe = load_recipe("folder", [f"data.clips={tmp_path / 'out' / 'packed'}"])
+    division = divide(recipe)
+    learned, held = ({o for of in side.owners for o in of} for side in
+                     (division.train, division.validation))  # fmt: skip
+    assert learned
+    assert held
+    assert not learned & held
