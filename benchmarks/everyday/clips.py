@@ -305,10 +305,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the four collections")
     parser.add_argument("--out", type=Path, required=True, help="table to write (.csv, .parquet)")
     parser.add_argument("--min-authors", type=int, default=MIN_AUTHORS)
+    parser.add_argument("--fold", type=int, help="write the clips of this fold alone")
     options = parser.parse_args()
     try:
         edition = build(options.data, min_authors=options.min_authors)
-        edition.clips.write(options.out)
+        clips = edition.clips if options.fold is None else edition.clips.where(fold=options.fold)
+        clips.write(options.out)
     except AtgnnError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
