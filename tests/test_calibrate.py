@@ -1,5 +1,6 @@
 """Calibration and thresholds: a distortion is undone, and little evidence counts little."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from atgnn.calibrate import CANDIDATES, calibrate, fit_calibration, fit_threshol
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.cli import app
 from atgnn.data.clips import Clips
-from atgnn.errors import ClipsError
+from atgnn.errors import ClipsError, ConfigError
 from atgnn.scoring import ScoresError, ScoreTable
 from atgnn.tagger import Excerpt, Tagger
 
@@ -182,6 +183,35 @@ def test_calibration_survives_the_disk_and_reaches_the_scores(fitted, tmp_path):
     plain = Tagger(tiny_checkpoint(), "cpu").scores(wave)
     expected = again.calibration.apply(plain[None].astype(np.float64))[0]
     np.testing.assert_allclose(Tagger(again, "cpu").scores(wave), expected, atol=1e-5)
+
+
+def test_what_would_be_fitted_wrongly_or_to_nothing_is_refused(fitted):
+    clips = table([["Rain"], ["Siren"]])
+    given = scored(clips, np.full((2, 5), 0.5))
+    again = dataclasses.replace(given, calibrated=True, source="m")
+    with pytest.raises(ScoresError, match="m are calibrated already"):
+        calibrate(tiny_checkpoint(), ScoreTable.concat([again]), clips)
+    with pytest.raises(ScoresError, match="softmax ones, the model gives sigmoid"):
+        calibrate(tiny_checkpoint(), dataclasses.replace(given, activation="softmax"), clips)
+    with pytest.raises(ConfigError, match="nothing to fit"):
+        calibrate(tiny_checkpoint(), given, clips, calibration=False, thresholds=False)
+
+
+def test_scores_know_whether_their_model_was_calibrated(fitted, tmp_path):
+    write(tmp_path / "a.wav", sound(0.5))
+    (tmp_path / "t.csv").write_text("path,labels\na.wav,Rain\n")
+    clips = Clips.read(tmp_path / "t.csv")
+    for model, known in ((fitted.checkpoint, True), (tiny_checkpoint(), False)):
+        given = ScoreTable.of(Tagger(model, "cpu"), clips)
+        assert ScoreTable.read(given.write(tmp_path / f"{known}.parquet")).calibrated is known
+        assert ScoreTable.mean([given, given]).calibrated is known
+
+
+def test_a_single_author_says_nothing_of_others():
+    clips = table([["Rain"], ["Siren"], []], authors=["a"] * 3)
+    fit = calibrate(tiny_checkpoint(), scored(clips, np.full((3, 5), 0.5)), clips)
+    assert fit.f1 == {}
+    assert "one author" in fit.summary()
 
 
 def test_a_softmax_checkpoint_is_calibrated_too():

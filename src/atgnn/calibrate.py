@@ -18,9 +18,9 @@ import numpy as np
 
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.data.clips import Clips
-from atgnn.errors import ClipsError
+from atgnn.errors import ClipsError, ConfigError
 from atgnn.labels import Ontology
-from atgnn.scoring import ScoreTable
+from atgnn.scoring import ScoresError, ScoreTable
 
 __all__ = ["Fit", "Thresholds", "calibrate", "fit_calibration", "fit_thresholds", "mean_f1"]
 
@@ -56,7 +56,7 @@ class Fit:
         thresholds: None where they were not asked for.
         loss_before, loss_after: mean log loss of the scores, before and after calibration.
         f1: mean F1 of authors' folds that took no part in the choice: by 0.5, by the common
-            threshold, by the labels' own ones.
+            threshold, by the labels' own ones; empty where all clips are of one author.
         clips: clips that it was fitted to.
         without_clips: labels that none of these clips carries; they get the common threshold.
     """
@@ -83,7 +83,7 @@ class Fit:
                 f"{len(self.thresholds.values)} with a say of their own"
             )
             shown = ", ".join(f"{name} {value:.3f}" for name, value in self.f1.items())
-            lines.append(f"mean F1 on authors left out: {shown}")
+            lines.append(f"mean F1 on authors left out: {shown or 'unknown, all are of one author'}")
         if self.without_clips:
             shown = ", ".join(self.without_clips[:5])
             more = ", ..." if len(self.without_clips) > 5 else ""
@@ -109,9 +109,13 @@ def calibrate(
     thresholds count (infinite: one threshold for all). `seed` divides authors for the estimate.
 
     Raises:
-        ScoresError: clips or labels that have no scores.
+        ScoresError: clips or labels that have no scores, or scores that are calibrated already.
         ClipsError: no clip carries a label, or labels outside the vocabulary.
+        ConfigError: neither calibration nor thresholds are asked for.
     """
+    if not calibration and not thresholds:
+        raise ConfigError("neither calibration nor thresholds are asked for: nothing to fit")
+    _check_scores(scores, checkpoint)
     vocabulary = checkpoint.vocabulary
     exclusive = checkpoint.activation == "softmax"
     ontology = None if as_marked or exclusive else Ontology.audioset()
@@ -137,6 +141,20 @@ def calibrate(
         len(clips),
         tuple(np.array(vocabulary.names)[~(targets == 1).any(axis=0)]),
     )
+
+
+def _check_scores(scores: ScoreTable, checkpoint: Checkpoint) -> None:
+    """A line through logits that went through one already would be put in the place of both."""
+    if scores.calibrated:
+        raise ScoresError(
+            f"the scores of {scores.source or 'a model'} are calibrated already: score the clips "
+            "with the model as it was trained"
+        )
+    if scores.activation != checkpoint.activation:
+        raise ScoresError(
+            f"the scores are {scores.activation} ones, the model gives {checkpoint.activation} "
+            "ones: score the clips with models of the same task"
+        )
 
 
 # ---------------------------------------------------------------------- calibration
@@ -278,8 +296,10 @@ def _best(values: np.ndarray) -> float:
 def _estimate(
     targets: np.ndarray, scores: np.ndarray, groups: np.ndarray, shrink: float, seed: int
 ) -> dict[str, float]:
-    """Mean F1 where each fold of authors is decided by thresholds of the others."""
+    """Mean F1 where each fold of authors is decided by thresholds of the others; {} for one."""
     names, author = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    if len(names) < 2:
+        return {}
     fold = np.random.default_rng(seed).permutation(len(names))[author] % FOLDS
     common, own = np.zeros(targets.shape, bool), np.zeros(targets.shape, bool)
     for number in range(FOLDS):

@@ -29,7 +29,7 @@ import numpy as np
 from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, PackedWaveforms, clips_of
-from atgnn.errors import AtgnnError, AtgnnWarning, MissingExtraError, did_you_mean
+from atgnn.errors import AtgnnError, AtgnnWarning, ClipsError, MissingExtraError, did_you_mean
 from atgnn.files import new_file
 from atgnn.tagger import Excerpt, Scores, Taggable, Tagger
 from atgnn.tags import Failure
@@ -55,6 +55,8 @@ class ScoreTable:
         values: float32 (N, L), from 0 to 1.
         activation: "sigmoid" for independent labels, "softmax" where they add up to 1.
         source: what made the scores, for people.
+        calibrated: whether a model's calibration is in them already; fitting one to them, to put
+            it in the place of that, would be wrong.
     """
 
     paths: tuple[str, ...]
@@ -64,6 +66,7 @@ class ScoreTable:
     values: np.ndarray
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     source: str = ""
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         """Raises `ScoresError` for parts that do not fit and for what is no probability."""
@@ -146,6 +149,7 @@ class ScoreTable:
             np.stack(values),
             tagger.checkpoint.activation,
             source,
+            tagger.checkpoint.calibration is not None,
         )
 
     @classmethod
@@ -169,7 +173,14 @@ class ScoreTable:
             total += one._aligned(*where, first.labels)
         sources = ", ".join(one.source or "a model" for one in tables)
         values = np.clip(total / len(tables), 0, 1)
-        return cls(*where, first.labels, values, first.activation, f"mean of {sources}")
+        return cls(
+            *where,
+            first.labels,
+            values,
+            first.activation,
+            f"mean of {sources}",
+            any(one.calibrated for one in tables),
+        )
 
     @classmethod
     def concat(cls, tables: Sequence[ScoreTable]) -> ScoreTable:
@@ -178,11 +189,14 @@ class ScoreTable:
         Labels are in the order of the first table.
 
         Raises:
-            ScoresError: no tables, a label that one lacks, or a clip that is in two.
+            ScoresError: no tables, a label that one lacks, a clip that is in two, or unlike
+                activations.
         """
         if not tables:
             raise ScoresError("nothing to join: give at least one table of scores")
         first = tables[0]
+        if any(one.activation != first.activation for one in tables):
+            raise ScoresError("scores of sigmoid and of softmax models do not mix: join alike")
         joined = cls(
             tuple(path for one in tables for path in one.paths),
             np.concatenate([one.starts for one in tables]),
@@ -191,6 +205,7 @@ class ScoreTable:
             np.concatenate([one.values[:, one._columns(first.labels)] for one in tables]),
             first.activation,
             ", ".join(dict.fromkeys(one.source for one in tables)),
+            any(one.calibrated for one in tables),
         )
         keys = list(_keys(joined.paths, joined.starts, joined.ends, resolve=True))
         twice = next((row for row, times in enumerate(_times(keys)) if times > 1), None)
@@ -229,6 +244,7 @@ class ScoreTable:
                 np.stack(columns, axis=1),
                 about.get("activation", "sigmoid"),
                 about.get("source", ""),
+                bool(about.get("calibrated", False)),
             )
         except ScoresError as error:
             raise ScoresError(f"{path}: {error}") from None
@@ -249,6 +265,7 @@ class ScoreTable:
             "labels": self.labels,
             "activation": self.activation,
             "source": self.source,
+            "calibrated": self.calibrated,
         }
         table = pyarrow.table(columns).replace_schema_metadata({KEY: json.dumps(about)})
         with new_file(path, force) as scratch:
@@ -342,6 +359,9 @@ def sources(clips: Clips | PackedWaveforms, table: Clips) -> Iterable[Taggable]:
     """What to hand to a tagger for each row; packed samples are taken from their file."""
     if isinstance(clips, PackedWaveforms):
         places = clips.positions(table).tolist()
+        if -1 in places:
+            missing = table.paths[places.index(-1)]
+            raise ClipsError(f"{clips.folder} does not hold {missing}: pack it too")
         return ((clips[place] * np.float32(SCALE), clips.rate) for place in places)
     return (Excerpt(clip.path, clip.start, clip.end) for clip in table)
 
