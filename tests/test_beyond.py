@@ -316,6 +316,11 @@ def test_score_files_that_lack_something(sounds, tmp_path):
 def test_settings_that_do_not_go_together(sounds):
     both = ("distill.scores=a.parquet", "distill.teacher=b")
     assert "scores or teacher, not both" in one_line(lambda: recipe(sounds, *both))
+    idle = one_line(lambda: recipe(sounds, "distill.temperature=2"))
+    assert "temperature does nothing without a teacher" in idle
+    assert "fill needs crop_seconds" in one_line(
+        lambda: recipe(sounds, "augment.fill=0.5", "augment.crop_seconds=null")
+    )
     assert "set ema.decay" in one_line(lambda: recipe(sounds, "select=ema"))
     assert "ema.decay" in one_line(lambda: recipe(sounds, "ema.decay=1"))
     assert "distill.weight" in one_line(lambda: recipe(sounds, "distill.weight=0"))

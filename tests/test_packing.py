@@ -240,6 +240,20 @@ def test_a_video_that_ends_early_gives_what_there_is(tmp_path):
         PackedWaveforms.write(cut, tmp_path / "third", RATE, on_error="collect")
 
 
+def test_where_no_clip_could_be_packed_the_next_call_tries_again(tmp_path):
+    """A missing package, or a disk that was not there, is set right between the calls."""
+    (tmp_path / "a.wav").write_text("no sound")
+    (tmp_path / "t.csv").write_text("path,labels\na.wav,Dog\n")
+    clips = Clips.read(tmp_path / "t.csv")
+    for _ in range(2):
+        with pytest.raises(ClipsError, match="none of 1 clips"):
+            PackedWaveforms.write(clips, tmp_path / "s", RATE, on_error="collect", resume=True)
+    write(tmp_path / "a.wav", sound(0.3))
+    packed = PackedWaveforms.write(clips, tmp_path / "s", RATE, on_error="collect", resume=True)
+    assert len(packed) == 1
+    assert not packed.failures
+
+
 def test_hdf5_clips_are_packed(tmp_path):
     h5py = pytest.importorskip("h5py")
     for name, key in (("1.h5", "audio"), ("2.h5", "other")):

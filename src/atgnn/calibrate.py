@@ -83,7 +83,8 @@ class Fit:
                 f"{len(self.thresholds.values)} with a say of their own"
             )
             shown = ", ".join(f"{name} {value:.3f}" for name, value in self.f1.items())
-            lines.append(f"mean F1 on authors left out: {shown or 'unknown, all are of one author'}")
+            shown = shown or "unknown, all clips are of one author"
+            lines.append(f"mean F1 on authors left out: {shown}")
         if self.without_clips:
             shown = ", ".join(self.without_clips[:5])
             more = ", ..." if len(self.without_clips) > 5 else ""

@@ -205,10 +205,7 @@ def check_folder(
 def _vocabulary(name: str | None) -> Vocabulary | None:
     from atgnn.labels import Vocabulary
 
-    packaged = {"audioset": Vocabulary.audioset, "fsd50k": Vocabulary.fsd50k}
-    if name is None:
-        return None
-    return packaged[name]() if name in packaged else Vocabulary.from_csv(name)
+    return None if name is None else Vocabulary.named(name)
 
 
 def _fetch(fetch: Callable[..., None], root: Path, address: str) -> None:

@@ -265,6 +265,7 @@ class Packing:
                         progress(self.done)
         if not self.rows:
             first = f": {self.failures[0].reason}" if self.failures else ""
+            self._journal.truncate(0)  # nothing to go on with: the next call tries all of them anew
             raise ClipsError(f"none of {len(self.clips)} clips could be packed{first}")
         os.fsync(self._samples.fileno())
 

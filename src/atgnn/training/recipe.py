@@ -126,6 +126,8 @@ class AugmentSettings(_Settings):
     def _shortest_is_shorter(self) -> "AugmentSettings":
         if self.crop_shortest and self.crop_shortest > (self.crop_seconds or 0):
             raise ValueError("crop_shortest needs a crop_seconds that is longer")
+        if self.fill and not self.crop_seconds:
+            raise ValueError("fill needs crop_seconds, the length that clips are filled up to")
         return self
 
 
@@ -204,6 +206,10 @@ class DistillSettings(_Settings):
     def _one_of_them(self) -> "DistillSettings":
         if self.scores is not None and self.teacher:
             raise ValueError("give scores or teacher, not both")
+        fields = type(self).model_fields
+        idle = [n for n in ("weight", "temperature") if getattr(self, n) != fields[n].default]
+        if idle and self.scores is None and not self.teacher:
+            raise ValueError(f"{idle[0]} does nothing without a teacher: give scores or teacher")
         return self
 
 
