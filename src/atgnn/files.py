@@ -1,14 +1,16 @@
 """Files that are whole whenever somebody looks: the old content or the new one, never a part."""
 
+import csv
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from atgnn.errors import AtgnnError
 
-__all__ = ["check_new", "new_file", "replacing", "replacing_folder", "write_text"]
+__all__ = ["check_new", "new_file", "replacing", "replacing_folder", "write_rows", "write_text"]
 
 
 @contextmanager
@@ -62,6 +64,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that a crash leaves the old one or the new one."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def write_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a small CSV file, header first, as `write_text` does."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def check_new(path: str | os.PathLike[str], force: bool = False) -> Path:

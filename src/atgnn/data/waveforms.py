@@ -1,6 +1,6 @@
 """The samples of a table of clips, from packed folders or decoded once and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 import numpy as np
@@ -9,7 +9,28 @@ from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms, decode
 from atgnn.errors import ClipsError
 
-__all__ = ["Waveforms"]
+__all__ = ["Kept", "Waveforms"]
+
+
+class Kept:
+    """Decoded sounds by their number, kept in memory while there is room; threads may share it."""
+
+    def __init__(self, gigabytes: float) -> None:
+        """`gigabytes`: GiB of samples."""
+        self._room = int(gigabytes * 2**30)
+        self._kept: dict[int, np.ndarray] = {}
+        self._keeping = Lock()
+
+    def get(self, number: int, decoded: Callable[[], np.ndarray]) -> np.ndarray:
+        """The sound of this number, int16 (S,), decoded where it is not kept."""
+        kept = self._kept.get(number)
+        if kept is None:
+            kept = decoded()
+            with self._keeping:  # another thread may have decoded it too
+                if number not in self._kept and kept.nbytes <= self._room:
+                    self._room -= kept.nbytes
+                    self._kept[number] = kept
+        return kept
 
 
 class Waveforms:
@@ -30,9 +51,7 @@ class Waveforms:
         packed: Sequence[PackedWaveforms] = (),
     ) -> None:
         self.clips, self.rate, self.longest = clips, rate, longest
-        self._room = int(cache_gigabytes * 2**30)
-        self._kept: dict[int, np.ndarray] = {}
-        self._keeping = Lock()
+        self._kept = Kept(cache_gigabytes)
         self._packed = tuple(packed)
         if packed:
             self._store, self._position = _places(clips, rate, longest, packed)
@@ -44,14 +63,7 @@ class Waveforms:
         if self._packed:
             wave = self._packed[self._store[index]][self._position[index]]
             return wave if self.longest is None else wave[: round(self.longest * self.rate)]
-        kept = self._kept.get(index)
-        if kept is None:
-            kept = decode(self.clips[index], self.rate, self.longest)
-            with self._keeping:  # another thread may have decoded it too
-                if index not in self._kept and kept.nbytes <= self._room:
-                    self._room -= kept.nbytes
-                    self._kept[index] = kept
-        return kept
+        return self._kept.get(index, lambda: decode(self.clips[index], self.rate, self.longest))
 
 
 def _places(

@@ -6,17 +6,15 @@ OUT/missing.csv      listed clips that have no sound here
 OUT/report.json      what was found, in numbers; OUT/report.md: the same to read
 """
 
-import csv
-import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from atgnn.data.listing import Listing
 from atgnn.data.store import PackedWaveforms
 from atgnn.errors import ClipsError
-from atgnn.files import write_text
+from atgnn.files import write_rows, write_text
 from atgnn.prepare.report import Report, report_on
 
 __all__ = ["Options", "check", "prepare"]
@@ -68,8 +66,8 @@ def prepare(
     )
     report = report_on(listing, packed)
     try:
-        write_text(out / "labels.csv", _labels(listing))
-        write_text(out / "missing.csv", _missing(listing))
+        write_rows(out / "labels.csv", _labels(listing))
+        write_rows(out / "missing.csv", _missing(listing))
         write_text(out / "report.json", json.dumps(report.to_dict(), indent=1) + "\n")
         write_text(out / "report.md", report.markdown())
     except OSError as error:
@@ -93,20 +91,13 @@ def check(folder: Path) -> PackedWaveforms:
     return packed
 
 
-def _labels(listing: Listing) -> str:
-    rows = [(i, label.mid or "", label.name) for i, label in enumerate(listing.vocabulary)]
-    return _csv([("index", "mid", "name"), *rows])
+def _labels(listing: Listing) -> Iterator[tuple[object, ...]]:
+    yield "index", "mid", "name"
+    for index, label in enumerate(listing.vocabulary):
+        yield index, label.mid or "", label.name
 
 
-def _missing(listing: Listing) -> str:
-    rows = [
-        (row.name, row.split, f"{row.start:g}", "" if row.end is None else f"{row.end:g}")
-        for row in listing.missing
-    ]
-    return _csv([("name", "split", "start", "end"), *rows])
-
-
-def _csv(rows: list[tuple[object, ...]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+def _missing(listing: Listing) -> Iterator[tuple[object, ...]]:
+    yield "name", "split", "start", "end"
+    for row in listing.missing:
+        yield row.name, row.split, f"{row.start:g}", "" if row.end is None else f"{row.end:g}"

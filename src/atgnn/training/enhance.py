@@ -11,8 +11,6 @@ N clips, L labels.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ import numpy as np
 
 from atgnn.data.clips import Clips
 from atgnn.errors import ClipsError, ConfigError
-from atgnn.files import write_text
+from atgnn.files import write_rows
 from atgnn.labels import Ontology, Vocabulary
 from atgnn.scoring import ScoreTable
 
@@ -226,11 +224,7 @@ def enhance(
 def write_report(enhancement: Enhancement, path: Path) -> None:
     """The account as CSV, a row per label."""
     rows = enhancement.rows()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_rows(path, [rows[0], *(row.values() for row in rows)])
 
 
 def label_thresholds(targets: np.ndarray, scores: np.ndarray, method: Method) -> np.ndarray:

@@ -12,7 +12,6 @@ OUT/encoder/         the result
 
 import csv
 import hashlib
-import io
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from torch import Tensor
 from atgnn.checkpoint import Provenance
 from atgnn.encoder import Encoder
 from atgnn.errors import ConfigError
-from atgnn.files import write_text
+from atgnn.files import write_rows, write_text
 from atgnn.training.cluster import Cluster, accelerator
 from atgnn.training.environment import describe_environment
 from atgnn.training.folder import append_row, note_start
@@ -210,13 +209,10 @@ def _pass_over(out: Path, failures: dict[Path, str], say: Callable[[str], None])
     if not failures:
         return
     file = out / "unreadable.csv"
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
     before = list(csv.reader(file.open(encoding="utf-8"))) if file.is_file() else []
     rows = {row[0]: row[1] for row in before[1:]}
     rows |= {str(path): reason for path, reason in failures.items()}
-    writer.writerows([("path", "reason"), *rows.items()])
-    write_text(file, text.getvalue())
+    write_rows(file, [("path", "reason"), *rows.items()])
     say(
         f"{len(failures)} sound{'s' * (len(failures) > 1)} cannot be read, passed over; the first: "
         f"{next(iter(failures.values()))}; all are in {file}"

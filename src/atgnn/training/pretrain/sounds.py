@@ -17,6 +17,7 @@ from atgnn import audio
 from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clip, Clips
 from atgnn.data.store import PackedWaveforms, decode, is_packed
+from atgnn.data.waveforms import Kept
 from atgnn.errors import AtgnnError, ClipsError
 from atgnn.training import augment
 from atgnn.training.pretrain.settings import SoundSettings
@@ -132,8 +133,7 @@ class Sounds:
         self.recordings, self.rate, self.reach = recordings, rate, settings.reach_seconds
         seconds = np.array([recording.seconds for recording in recordings])
         self._ladder = np.cumsum(np.ceil(seconds / SHARE).clip(min=1))
-        self._kept: dict[int, np.ndarray] = {}
-        self._room = int(settings.cache_gigabytes * 2**30)
+        self._kept = Kept(settings.cache_gigabytes)
         self._lock = Lock()
         self.failures: dict[Path, str] = {}
 
@@ -177,15 +177,8 @@ class Sounds:
         return decode(moved, self.rate, min(self.reach, seconds - start))
 
     def _whole(self, number: int) -> np.ndarray:
-        kept = self._kept.get(number)
-        if kept is None:
-            recording = self.recordings[number]
-            kept = decode(replace(recording.clip, end=None), self.rate, recording.seconds)
-            with self._lock:  # another thread may have decoded it too
-                if number not in self._kept and kept.nbytes <= self._room:
-                    self._room -= kept.nbytes
-                    self._kept[number] = kept
-        return kept
+        clip, seconds, _ = self.recordings[number]
+        return self._kept.get(number, lambda: decode(replace(clip, end=None), self.rate, seconds))
 
     def _note(self, path: Path, reason: str) -> None:
         with self._lock:
