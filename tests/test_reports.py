@@ -167,6 +167,9 @@ def test_a_report_replaces_only_a_report_and_only_if_told(report, tmp_path):
     with pytest.raises(AtgnnError, match=r"holds a report.*--force"):
         write_report(report, folder)
     assert write_report(report, folder, force=True).read_bytes() == first  # and the same bytes
+    (folder / "remarks.txt").write_text("written beside it")
+    with pytest.raises(AtgnnError, match=r"something else than a report \(remarks\.txt\)"):
+        write_report(report, folder, force=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     with pytest.raises(AtgnnError, match="something else"):

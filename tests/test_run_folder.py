@@ -149,8 +149,11 @@ def test_a_sound_on_both_sides_is_refused(tmp_path):
 
 
 def test_authors_on_both_sides_are_warned_of(tmp_path):
-    rows = ["a.wav,x,,,Ann", "b.wav,x,,,Bob", "c.wav,x,,,Ann", "d.wav,x,,,"]
+    rows = ["a.wav,x,,,Ann", "b.wav,x,,,Bob", "c.wav,x,,,Ann", "d.wav,x,,,", "e.wav,x,,,Cy;Bob"]
     some = clips(tmp_path, rows)
+    with pytest.warns(AtgnnWarning, match="1 authors .* Bob say"):
+        check_apart(some[1:2], some[4:])  # one of the two whose sounds are mixed there
+    some = some[:4]
     with pytest.warns(AtgnnWarning, match="1 authors .* Ann say"):
         check_apart(some[:2], some[2:])
     with warnings.catch_warnings():

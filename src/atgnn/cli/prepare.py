@@ -65,6 +65,7 @@ def fsd50k(
     """
     from atgnn.data.fsd50k import read_fsd50k
 
+    _check_mirror(mirror, download)
     if download:
         from atgnn.prepare.fetch import FSD50K, fetch_fsd50k
 
@@ -122,6 +123,7 @@ def esc50(
     """ESC-50, or ESC-10. --download fetches 600 MB from GitHub and unpacks them."""
     from atgnn.data.esc50 import read_esc50
 
+    _check_mirror(mirror, download)
     if download:
         from atgnn.prepare.fetch import ESC50, fetch_esc50
 
@@ -206,6 +208,13 @@ def _vocabulary(name: str | None) -> Vocabulary | None:
     from atgnn.labels import Vocabulary
 
     return None if name is None else Vocabulary.named(name)
+
+
+def _check_mirror(mirror: str | None, download: bool) -> None:
+    from atgnn.errors import ConfigError
+
+    if mirror is not None and not download:
+        raise ConfigError("--mirror is where --download fetches from: give both, or none")
 
 
 def _fetch(fetch: Callable[..., None], root: Path, address: str) -> None:

@@ -26,6 +26,7 @@ from atgnn.metrics import ENOUGH, ClassMetrics, Interval
 __all__ = ["check_report_folder", "comparison_page", "report_page", "write_report"]
 
 FILE = "report.html"
+OURS = {FILE, "report.md", "report.json"}  # and pictures
 LISTED = 30  # clips or labels named in a note before it says "and so many more"
 
 
@@ -57,8 +58,12 @@ def check_report_folder(folder: str | os.PathLike[str], force: bool = False) -> 
     if folder.is_file():
         raise AtgnnError(f"{folder} is a file: give a folder for the report")
     if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / FILE).is_file():
-            raise AtgnnError(f"{folder} holds something else than a report: give another folder")
+        foreign = [p.name for p in folder.iterdir() if p.name not in OURS and p.suffix != ".png"]
+        if foreign or not (folder / FILE).is_file():
+            raise AtgnnError(
+                f"{folder} holds something else than a report"
+                f"{f' ({min(foreign)})' if foreign else ''}: give another folder"
+            )
         if not force:
             raise AtgnnError(f"{folder} holds a report: give another folder, or --force")
     return folder

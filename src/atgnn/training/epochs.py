@@ -65,7 +65,8 @@ def ranges(numbers: Sequence[int]) -> str:
 def members(parts: Iterable[Path], clips: bool) -> tuple[list[Path], list[Path]]:
     """What an ensemble is made of: score files, and checkpoints, those of a run's kept epochs too.
 
-    Raises `ConfigError` for what is neither, and, without `clips` to score, for checkpoints.
+    Raises `ConfigError` for what is neither, for checkpoints without `clips` to score, and for
+    `clips` that nothing has to score.
     """
     files, models = [], []
     for part in parts:
@@ -79,4 +80,6 @@ def members(parts: Iterable[Path], clips: bool) -> tuple[list[Path], list[Path]]
             raise ConfigError(f"{part} is no score file, checkpoint or run")
     if models and not clips:
         raise ConfigError(f"{models[0]} is a model: name the clips that it shall score, --clips")
+    if clips and not models:
+        raise ConfigError("score files name their clips themselves: leave out --clips")
     return files, models

@@ -55,7 +55,8 @@ def _meet(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def _groups(clips: Clips) -> set[str]:
-    """Those that the table names; a clip's own path is none."""
+    """Those that the table names, each author of a mixture; a clip's own path is none."""
     if "group" not in clips.table:
         return set()
-    return {group for group in clips.column("group") if isinstance(group, str)}
+    named = zip(clips.column("group"), clips.owners, strict=True)
+    return {name for group, names in named if isinstance(group, str) for name in names}
