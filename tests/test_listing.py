@@ -330,6 +330,8 @@ def test_manifests_with_the_sounds_where_they_say_and_elsewhere(tmp_path):
     moved = read_manifests([f"train={train}", f"eval={test}"], audio=tmp_path / "here")
     assert [path.name for path in moved.clips.paths] == ["1.wav", "1.flac"]
     assert [m.name for m in moved.missing] == ["gone.wav"]
+    for order in ([f"eval={train}", f"train={train}"], [f"train={train}", f"eval={train}"]):
+        assert read_manifests(order).clips.column("split").tolist() == ["eval"]
     big = manifest(tmp_path / "as.json", (sound, "/t/dd00088"))
     assert read_manifests([big]).vocabulary == Vocabulary.audioset()
 

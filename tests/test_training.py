@@ -24,7 +24,7 @@ pytest.importorskip("lightning")
 from atgnn.data.waveforms import Waveforms
 from atgnn.training.division import divide
 from atgnn.training.loading import ClipDataset, EpochSampler, collate
-from atgnn.training.module import learning_rate_factor, masked_loss
+from atgnn.training.module import learning_rate_factor, masked_loss, metrics_of
 from atgnn.training.run import train
 
 
@@ -510,3 +510,13 @@ def test_ctrl_c_says_how_to_go_on(sounds, tmp_path):
     _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.decode().splitlines()[-1].startswith("atgnn: stopped: `atgnn train --out")
+
+
+def test_an_unknown_cell_in_validation_leaves_out_accuracy_alone():
+    recipe = load_recipe("folder", ["task=single_label"])
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 2.0, -1.0], [-1.0, 0.0, 2.0]])
+    targets = torch.eye(3)
+    assert metrics_of(logits, targets, recipe, tuple("abc")).accuracy == 1
+    targets[0, 1] = torch.nan
+    found = metrics_of(logits, targets, recipe, tuple("abc"))
+    assert (found.accuracy, found.mean_ap) == (None, 1)

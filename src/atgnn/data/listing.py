@@ -24,10 +24,12 @@ from atgnn.labels import Vocabulary
 
 __all__ = [
     "EXAMPLES",
+    "SPLIT_NAMES",
     "Draft",
     "Listing",
     "Missing",
     "Oddity",
+    "from_training",
     "place_of",
     "read_rows",
     "sounds_by_stem",
@@ -39,6 +41,12 @@ EXAMPLES = 5
 #: Where one clip lies there in several forms, the first of these is taken: lossless ones.
 PREFERRED = (".wav", ".wave", ".flac", ".w64", ".aif", ".aiff")
 
+
+#: Names, of folders too, that divide a data set, and the split that they stand for.
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "dev": "train", "val": "val", "valid": "val",
+    "validation": "val", "eval": "eval", "evaluation": "eval", "test": "test", "testing": "test",
+}  # fmt: skip
 
 #: A clip by its name and where it begins in a longer recording, in seconds.
 Key: TypeAlias = tuple[str, float]
@@ -200,6 +208,16 @@ def _clips(found: list[tuple[Path, dict[str, Any]]], collection: str, cut: bool)
         table["fold"] = table["fold"].astype("Int64")
     table["collection"] = collection
     return Clips(table)
+
+
+def from_training(split: str | None) -> int:
+    """How far a split is from training, by its name; a name that says nothing counts as training.
+
+    >>> sorted(["test", "dev", "valid"], key=from_training)
+    ['dev', 'valid', 'test']
+    """
+    order = ("train", "val", "eval", "test")
+    return order.index(SPLIT_NAMES.get((split or "").casefold(), "train"))
 
 
 def place_of(files: list[Path]) -> Path:

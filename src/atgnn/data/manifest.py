@@ -12,7 +12,7 @@ from typing import Any
 
 from atgnn.audio import walk_sounds
 from atgnn.data.hdf5 import ENDINGS, is_hdf5
-from atgnn.data.listing import Draft, Key, Listing
+from atgnn.data.listing import Draft, Key, Listing, from_training
 from atgnn.errors import ClipsError, MissingExtraError
 from atgnn.labels import Vocabulary
 
@@ -39,7 +39,9 @@ def read_manifests(
         for entry in _entries(path)
     ]
     chosen = vocabulary or _guess([entry for _, _, entry in entries])
-    draft = Draft("the manifests", chosen, tuple(dict.fromkeys(split for split, _, _ in entries)))
+    # In the order of their ranks: by name, else as they are given.
+    splits = sorted(dict.fromkeys(split for split, _, _ in entries), key=from_training)
+    draft = Draft("the manifests", chosen, tuple(splits))
     names = {label.mid: label.name for label in chosen if label.mid}
     moved = _by_name(audio, links) if audio else {}
     places: dict[Key, Path] = {}

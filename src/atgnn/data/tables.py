@@ -6,17 +6,11 @@ import numpy as np
 
 from atgnn.audio import walk_sounds
 from atgnn.data.clips import Clips
-from atgnn.data.listing import Draft, Listing, Missing
+from atgnn.data.listing import SPLIT_NAMES, Draft, Listing, Missing, from_training
 from atgnn.errors import ClipsError
 from atgnn.labels import Vocabulary
 
 __all__ = ["read_folders", "read_table"]
-
-#: Folder names that divide a data set instead of naming a sound, and the split they stand for.
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "dev": "train", "val": "val", "valid": "val",
-    "validation": "val", "eval": "eval", "evaluation": "eval", "test": "test", "testing": "test",
-}  # fmt: skip
 
 
 def read_table(
@@ -91,19 +85,13 @@ def _once(clips: Clips, draft: Draft) -> Clips:
         if splits[other] == split:
             draft.note("duplicate rows", key[0].name)
             continue
-        first, last = sorted((splits[other], split), key=_distance)
+        first, last = sorted((splits[other], split), key=from_training)
         draft.note(
             "clips listed in two splits", f"{key[0].name} in {first} and {last}: stays in {last}"
         )
         if last == split:
             place[key] = row
     return clips.subset(np.array(sorted(place.values()), int))
-
-
-def _distance(split: str | None) -> int:
-    """How far a split is from training, by its name."""
-    order = ("train", "val", "eval", "test")
-    return order.index(SPLIT_NAMES.get((split or "").casefold(), "train"))
 
 
 def _known_labels(clips: Clips, draft: Draft) -> Clips:

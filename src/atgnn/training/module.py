@@ -203,10 +203,13 @@ class TaggingModule(lightning.LightningModule):
 
 
 def metrics_of(logits: Tensor, targets: Tensor, recipe: Recipe, labels: Sequence[str]) -> Metrics:
-    """Metrics of validation clips, from logits and targets (N, L) in main memory."""
-    single = recipe.task == "single_label"
+    """Metrics of validation clips, from logits and targets (N, L) in main memory.
+
+    No accuracy where a cell is unknown: what such a clip should be called is not known.
+    """
+    single, known = recipe.task == "single_label", not bool(targets.isnan().any())
     scores = (logits.softmax(1) if single else logits.sigmoid()).numpy().astype(np.float64)
-    return evaluate_scores(targets.numpy(), scores, labels, single_label=single)
+    return evaluate_scores(targets.numpy(), scores, labels, single_label=single and known)
 
 
 def numbers_of(metrics: Metrics | None) -> dict[str, float]:
