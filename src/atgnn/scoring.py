@@ -8,7 +8,8 @@ A score file is a Parquet table with a row per clip, in the order of the clips t
     ...      a float32 column for each label, named after it: its probability
 
 The schema's metadata hold, under the key ``atgnn_scores``, JSON with the labels in order, the
-activation and what made the scores. So every tool that reads Parquet reads it.
+activation, what made the scores and whether they are calibrated. So every tool that reads Parquet
+reads it.
 
 N clips, L labels.
 """
