@@ -7,6 +7,11 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Tests that run side by side (`pytest -n auto`), and what they start, take one thread each: more
+# threads than processors wait for one another. Before anything imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
