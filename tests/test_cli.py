@@ -309,3 +309,23 @@ def test_a_cold_call_takes_under_five_seconds(shipped, tmp_path):
         subprocess.run([*ATGNN, "tag", str(path)], check=True, capture_output=True)
         times.append(time.perf_counter() - begin)
     assert min(times) < 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tag", "a.wav", "--tpo", "3"], "--tpo"),
+        (["tga"], "tga"),
+        (["tag", "a.wav", "--top", "0"], "--top"),
+        (["train", "folder"], "--out"),
+        (["tag"], "PATH"),
+        (["--nothing"], "--nothing"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, said):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("atgnn: ")
+    assert said in line
+    assert "--help" in line

@@ -253,8 +253,12 @@ class ScoreTable:
     def write(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write the file, whole or not at all.
 
-        Raises `AtgnnError` where something is there (and not `force`) or nothing can be written.
+        Raises `AtgnnError` where something is there (and not `force`), nothing can be written, or
+        the name does not end in ``.parquet``.
         """
+        if Path(path).suffix != ".parquet":
+            raise ScoresError(f"scores are a Parquet file, {Path(path).name} is not its name: give "
+                              "a name that ends in .parquet")  # fmt: skip
         parquet = _parquet()
         import pyarrow
 

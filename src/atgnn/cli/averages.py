@@ -1,6 +1,5 @@
 """``atgnn average`` and ``atgnn ensemble``: several epochs or models as one."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,12 +31,12 @@ def average(
 
     if norms not in (None, "measured", "averaged"):
         raise ConfigError(f"norms {norms!r}: give measured or averaged")
-    folder = check_new(run / "averaged" if out is None else out, force)
     span = None if epochs is None else parse_epochs(epochs)
+    folder = check_new(run / "averaged" if out is None else out, force)
     chosen: Any = norms
     model, report = mean_of(run, folder, span, chosen, choose_device(device))
-    metrics = {name: value for name, value in report.items() if name != "epoch"}
-    typer.echo(f"The model is in {model}{': ' if metrics else ''}{json.dumps(metrics)[1:-1]}")
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in report.items() if name != "epoch")
+    typer.echo(f"The model is in {model}{': ' if shown else ''}{shown}")
 
 
 @app.command()

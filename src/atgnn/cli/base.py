@@ -20,14 +20,37 @@ __all__ = [
 ]
 
 
+#: What click raises for unknown options, missing arguments and values out of range.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+def _refuse_usage(error: Any) -> None:
+    """One line and exit code 2; a command without arguments shows its help as always."""
+    from atgnn.terminal import say
+
+    if type(error).__name__ == "NoArgsIsHelpError":
+        raise error
+    path = error.ctx.command_path if error.ctx is not None else "atgnn"
+    say(f"{error.format_message().rstrip('.')}: see {path} --help")
+    raise typer.Exit(2) from None
+
+
 class Commands(TyperGroup):
     """Turns our errors into one line and an exit code, for every command."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().make_context(*args, **extra)
+        except UsageError as error:
+            _refuse_usage(error)
 
     def invoke(self, ctx: Any) -> Any:
         from atgnn.terminal import say
 
         try:
             return super().invoke(ctx)
+        except UsageError as error:
+            _refuse_usage(error)
         except AtgnnError as error:
             if ctx.params.get("debug"):
                 raise
