@@ -302,14 +302,14 @@ def test_an_interval_of_mixtures_is_as_wide_as_what_their_authors_do():
 
 @pytest.mark.slow
 def test_pivotal_intervals_hold_the_truth_more_often_than_percentiles():
-    """`benchmarks/coverage.py`, in short."""
+    """`benchmarks/coverage.py` as it is: with 80 trials a share is good to five points only."""
     path = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
     spec = importlib.util.spec_from_file_location("coverage_benchmark", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        held = benchmark.simulate(authors=30, trials=80, resamples=200)
+        held = benchmark.simulate(authors=30)
     ours = held["authors, then recordings", "pivotal"]
     percentile = held["authors, then recordings", "percentile"]
     clips = held["clips", "pivotal"]
