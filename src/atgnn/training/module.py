@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ from atgnn.training.augment import mask_features, shift_frequency
 from atgnn.training.distill import Distillation
 from atgnn.training.ema import MovingAverage
 from atgnn.training.loading import Batch
-from atgnn.training.means import EpochMeans, step_seed
 from atgnn.training.recipe import OptimSettings, Recipe
+from atgnn.training.resumable import ResumableModule
 from atgnn.training.spectral import vary_features
 
 __all__ = [
@@ -34,7 +33,7 @@ __all__ = [
 STAIR = 50  # steps of the published warm-up
 
 
-class TaggingModule(lightning.LightningModule):
+class TaggingModule(ResumableModule):
     """Front end, model, loss and metrics of a run."""
 
     def __init__(
@@ -45,7 +44,7 @@ class TaggingModule(lightning.LightningModule):
         batches_per_epoch: int,
         distillation: Distillation | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(recipe.seed)
         self.recipe, self.labels = recipe, labels
         self.batches_per_epoch, self.distillation = batches_per_epoch, distillation
         self.front_end = FrontEnd(recipe.front_end_config())
@@ -54,29 +53,7 @@ class TaggingModule(lightning.LightningModule):
         if recipe.compile:
             model.compile()
         self.metrics: Metrics | None = None  # of `kept`
-        self.means = EpochMeans()
         self._seen: list[tuple[Tensor, Tensor]] = []
-
-    def on_train_epoch_start(self) -> None:
-        """Not called where a run goes on within an epoch: all of this was saved."""
-        loader: Any = self.trainer.train_dataloader
-        loader.set_epoch(self.current_epoch)
-        self.means.clear()
-
-    def on_train_batch_start(self, batch: Batch, step: int) -> None:
-        """Every draw of a step is a function of the seed, the epoch and the step."""
-        loader: Any = self.trainer.train_dataloader
-        loader.taken = step + 1
-        torch.manual_seed(step_seed(self.recipe.seed, self.current_epoch, step))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What Lightning does not keep."""
-        checkpoint["means"] = self.means.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with it; a whole epoch of an earlier version has none."""
-        if "means" in checkpoint:
-            self.means.load_state_dict(checkpoint["means"])
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Loss of a batch."""

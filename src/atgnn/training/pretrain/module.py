@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 
@@ -12,21 +11,21 @@ from atgnn.model import ATGNN
 from atgnn.model.atgnn import initialise
 from atgnn.model.layers import Patches
 from atgnn.training.loading import Batch
-from atgnn.training.means import EpochMeans, step_seed
 from atgnn.training.module import learning_rate_factor, parameter_groups
 from atgnn.training.pretrain.objectives import Cells, Predictor, Projector, contrast, spread
 from atgnn.training.pretrain.settings import PretrainSettings
 from atgnn.training.pretrain.views import vary
+from atgnn.training.resumable import ResumableModule
 
 __all__ = ["PretrainModule"]
 
 
-class PretrainModule(lightning.LightningModule):
+class PretrainModule(ResumableModule):
     """Front end, encoder, and the parts that only pre-training needs."""
 
     def __init__(self, settings: PretrainSettings) -> None:
-        super().__init__()
-        self.settings, self.means = settings, EpochMeans()
+        super().__init__(settings.seed)
+        self.settings = settings
         self.front_end = FrontEnd(settings.front_end_config())
         config = settings.model_config_of()
         model = ATGNN(config)
@@ -36,26 +35,6 @@ class PretrainModule(lightning.LightningModule):
         self.cells = Cells(settings.cell, settings.frames, config.n_mels)
         self.projector = Projector(channels, settings.views.width) if settings.compares else None
         self.predictor = Predictor(channels, self.cells) if settings.masks else None
-
-    def on_train_epoch_start(self) -> None:
-        """Not called where a run goes on within an epoch: all of this was saved."""
-        loader: Any = self.trainer.train_dataloader
-        loader.set_epoch(self.current_epoch)
-        self.means.clear()
-
-    def on_train_batch_start(self, batch: Batch, step: int) -> None:
-        """Every draw of a step is a function of the seed, the epoch and the step."""
-        loader: Any = self.trainer.train_dataloader
-        loader.taken = step + 1
-        torch.manual_seed(step_seed(self.settings.seed, self.current_epoch, step))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What Lightning does not keep."""
-        checkpoint["means"] = self.means.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with it."""
-        self.means.load_state_dict(checkpoint["means"])
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Loss of a batch of 2 B views."""
