@@ -18,7 +18,7 @@ import numpy as np
 
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.data.clips import Clips
-from atgnn.errors import ClipsError, ConfigError
+from atgnn.errors import ClipsError, ConfigError, some_of
 from atgnn.labels import Ontology
 from atgnn.scoring import ScoresError, ScoreTable
 
@@ -86,9 +86,8 @@ class Fit:
             shown = shown or "unknown, all clips are of one author"
             lines.append(f"mean F1 on authors left out: {shown}")
         if self.without_clips:
-            shown = ", ".join(self.without_clips[:5])
-            more = ", ..." if len(self.without_clips) > 5 else ""
-            lines.append(f"{len(self.without_clips)} labels without a clip: {shown}{more}")
+            shown = some_of(self.without_clips)
+            lines.append(f"{len(self.without_clips)} labels without a clip: {shown}")
         return "\n".join(lines)
 
 

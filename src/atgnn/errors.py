@@ -5,7 +5,7 @@ line prints the message alone; from Python they are ordinary ``ValueError`` subc
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "MissingExtraError",
     "describe_error",
     "did_you_mean",
+    "some_of",
 ]
 
 
@@ -91,3 +92,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'pyr-s'?`` or nothing, for the end of an error message."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names, for a line of text: ``a, b, c, ...``."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -24,7 +24,7 @@ from typing import Any, overload
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from atgnn.errors import LabelError
+from atgnn.errors import LabelError, some_of
 
 __all__ = ["Label", "Node", "Ontology", "Vocabulary", "most_specific"]
 
@@ -212,7 +212,7 @@ class Vocabulary(Sequence[Label]):
         return hash(self._labels)
 
     def __repr__(self) -> str:
-        shown = ", ".join(self.names[:4]) + (", ..." if len(self) > 4 else "")
+        shown = some_of(self.names, 4)
         return f"Vocabulary({len(self)} labels: {shown})"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms
-from atgnn.errors import ClipsError
+from atgnn.errors import ClipsError, some_of
 from atgnn.evaluate.collections import collection_negatives
 from atgnn.evaluate.owners import owners_of
 from atgnn.evaluate.report import RESAMPLES, Report, measure
@@ -223,7 +223,7 @@ def _check_labels(clips: Clips, vocabulary: Vocabulary, ignore: bool) -> tuple[s
     names = dict.fromkeys(name for labels in clips.labels for name in labels)
     foreign = tuple(name for name in names if name not in vocabulary)
     if foreign and not ignore:
-        shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        shown = some_of(foreign)
         raise ClipsError(
             f"{len(foreign)} labels of the clips are not among the model's {len(vocabulary)}: "
             f"{shown}; evaluate without them (--ignore-unknown-labels) or take the labels from "

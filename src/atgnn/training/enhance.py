@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from atgnn.data.clips import Clips
-from atgnn.errors import ClipsError, ConfigError
+from atgnn.errors import ClipsError, ConfigError, some_of
 from atgnn.files import write_rows
 from atgnn.labels import Ontology, Vocabulary
 from atgnn.scoring import ScoreTable
@@ -165,9 +165,8 @@ class Enhancement:
             shown = ", ".join(f"{names[i]} {self.added[i]}" for i in most)
             lines.append(f"most often: {shown}")
         if self.without_clips:
-            shown = ", ".join(self.without_clips[:5])
-            more = ", ..." if len(self.without_clips) > 5 else ""
-            lines.append(f"{len(self.without_clips)} labels without a training clip: {shown}{more}")
+            shown = some_of(self.without_clips)
+            lines.append(f"{len(self.without_clips)} labels without a training clip: {shown}")
         return "\n".join(lines)
 
 
