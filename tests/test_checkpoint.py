@@ -77,6 +77,17 @@ def test_round_trip(saved):
     assert [label.mid for label in again.vocabulary][3] == "/m/06mb1", "Rain, as AudioSet has it"
 
 
+def test_a_digest_tells_models_apart(saved):
+    again = Checkpoint.from_pretrained(saved)
+    digest = again.digest()
+    assert digest == Checkpoint.from_pretrained(saved).digest()
+    assert again.changed(thresholds=None).digest() == digest
+    assert again.changed(front_end=FrontEndConfig(n_mels=32, mean=-4)).digest() != digest
+    with torch.no_grad():
+        next(again.model.parameters()).view(-1)[0] += 1e-6
+    assert again.digest() != digest
+
+
 def test_loading_leaves_the_random_state_alone(saved):
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from atgnn.files import replacing, write_text
+from atgnn.files import content_digest, replacing, write_text
 
 
 def test_the_new_content_takes_the_old_ones_place(tmp_path):
@@ -44,3 +44,13 @@ def test_a_file_that_cannot_be_synced_does_not_replace(tmp_path, monkeypatch):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_digest_says_what_is_in_a_file_not_what_it_is_called(tmp_path):
+    one, two, three = (tmp_path / name for name in "abc")
+    one.write_bytes(b"x" * 3_000_000)
+    two.write_bytes(b"x" * 3_000_000)
+    three.write_bytes(b"x" * 2_999_999 + b"y")
+    assert content_digest(one) == content_digest(two) != content_digest(three)
+    with pytest.raises(OSError, match="No such file"):
+        content_digest(tmp_path / "none")

@@ -24,6 +24,7 @@ from atgnn.files import replacing_folder
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN
+from atgnn.model.digest import weights_digest
 from atgnn.model.label import LabelBranch
 from atgnn.networks import Network, NetworkConfig, empty_network
 
@@ -189,6 +190,13 @@ class Checkpoint:
     def make_front_end(self) -> FrontEnd:
         """The module that turns waveforms into this model's input."""
         return FrontEnd(self.front_end)
+
+    def digest(self) -> str:
+        """32 hex digits of weights, layout and front end: the same for models that compute the same.
+
+        Names of labels, thresholds, calibration and provenance do not count.
+        """
+        return weights_digest(self.model, self.model.config, self.front_end)
 
     # ------------------------------------------------------------------ out
 

@@ -6,11 +6,20 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 
 from atgnn.errors import AtgnnError
 
-__all__ = ["check_new", "new_file", "replacing", "replacing_folder", "write_rows", "write_text"]
+__all__ = [
+    "check_new",
+    "content_digest",
+    "new_file",
+    "replacing",
+    "replacing_folder",
+    "write_rows",
+    "write_text",
+]
 
 
 @contextmanager
@@ -71,6 +80,15 @@ def write_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
+
+
+def content_digest(path: str | os.PathLike[str]) -> str:
+    """32 hex digits that say what is in a file, whatever it is called; OSError if unreadable."""
+    state, piece = blake2b(digest_size=16), memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            state.update(piece[:count])
+    return state.hexdigest()
 
 
 def check_new(path: str | os.PathLike[str], force: bool = False) -> Path:
