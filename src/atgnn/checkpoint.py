@@ -192,7 +192,7 @@ class Checkpoint:
         return FrontEnd(self.front_end)
 
     def digest(self) -> str:
-        """32 hex digits of weights, layout and front end: the same for models that compute the same.
+        """32 hex digits of weights, layout and front end: equal where the logits are.
 
         Names of labels, thresholds, calibration and provenance do not count.
         """
