@@ -11,7 +11,7 @@ ROOT = Path(atgnn.__file__).parent
 FLOORS = [
     {"distributed", "errors", "memory", "startup"},
     {"files"},
-    {"audio", "frontend", "labels"},
+    {"audio", "frontend", "labels", "recorders"},
     {"graph", "metrics", "tags"},
     {"model", "data"},
     {"baselines"},
