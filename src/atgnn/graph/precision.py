@@ -5,12 +5,18 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-__all__ = ["at_least_float32", "clips_at_once", "without_autocast"]
+__all__ = ["AUTOCAST_DEVICES", "at_least_float32", "clips_at_once", "without_autocast"]
+
+
+#: Devices that know autocast; asked once, for torch.compile of older releases cannot trace it.
+AUTOCAST_DEVICES = frozenset(
+    device for device in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(device)
+)
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager[object]:
     """Suspend autocast on the tensor's device; a no-op on devices that have none (meta)."""
-    if not torch.amp.is_autocast_available(like.device.type):
+    if like.device.type not in AUTOCAST_DEVICES:
         return nullcontext()
     return torch.autocast(like.device.type, enabled=False)
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from atgnn.graph import knn_extremum
 from atgnn.graph.neighbours import Distance
-from atgnn.graph.precision import at_least_float32, without_autocast
+from atgnn.graph.precision import AUTOCAST_DEVICES, at_least_float32, without_autocast
 from atgnn.model.config import ModelConfig
 from atgnn.model.fused import grouped_linear
 from atgnn.model.layers import (
@@ -61,7 +61,7 @@ def in_fp16(x: Tensor) -> bool:
     """Whether autocast makes linear maps of x run in float16."""
     device = x.device.type
     return (
-        torch.amp.is_autocast_available(device)
+        device in AUTOCAST_DEVICES
         and torch.is_autocast_enabled(device)
         and torch.get_autocast_dtype(device) == torch.float16
     )
