@@ -19,7 +19,7 @@ FLOORS = [
     {"checkpoint"},
     {"encoder"},
     {"tagger", "doctor"},
-    {"scoring"},
+    {"events", "scoring"},
     {"calibrate", "evaluate", "prepare", "training"},
     {"terminal"},
     {"cli"},

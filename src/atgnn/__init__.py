@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from atgnn.checkpoint import shipped_models as shipped_models
     from atgnn.data.clips import Clips as Clips
     from atgnn.errors import AtgnnError as AtgnnError
+    from atgnn.events import EventSettings as EventSettings
+    from atgnn.events import Stream as Stream
+    from atgnn.events import detect as detect
     from atgnn.frontend import FrontEnd as FrontEnd
     from atgnn.frontend import FrontEndConfig as FrontEndConfig
     from atgnn.labels import Ontology as Ontology
@@ -26,24 +29,31 @@ if TYPE_CHECKING:
     from atgnn.model import ModelConfig as ModelConfig
     from atgnn.tagger import Excerpt as Excerpt
     from atgnn.tagger import Tagger as Tagger
+    from atgnn.tags import Event as Event
     from atgnn.tags import Tag as Tag
     from atgnn.tags import Tagging as Tagging
+    from atgnn.tags import Timeline as Timeline
 
 _HOMES = {
     "ATGNN": "model",
     "AtgnnError": "errors",
     "Checkpoint": "checkpoint",
     "Clips": "data.clips",
+    "Event": "tags",
+    "EventSettings": "events",
     "Excerpt": "tagger",
     "FrontEnd": "frontend",
     "FrontEndConfig": "frontend",
     "ModelConfig": "model",
     "Ontology": "labels",
     "Recording": "audio",
+    "Stream": "events",
     "Tag": "tags",
     "Tagger": "tagger",
     "Tagging": "tags",
+    "Timeline": "tags",
     "Vocabulary": "labels",
+    "detect": "events",
     "load": "audio",
     "shipped_models": "checkpoint",
 }

@@ -33,7 +33,10 @@ __all__ = [
     "AudioInfo",
     "AudioWarning",
     "BandMeter",
+    "Framer",
+    "Mixer",
     "Recording",
+    "Resampler",
     "Source",
     "band_share",
     "find_sounds",
@@ -120,7 +123,8 @@ def load(
     """
     with _open(source) as reader:
         out_rate = reader.rate if rate is None else _checked_rate(rate, "the rate asked for")
-        blocks = list(_resampled(_mono(reader, start, end), reader.rate, out_rate))
+        resampler = Resampler(reader.rate, out_rate)
+        blocks = list(_through(_mono(reader, start, end), resampler))
     return Recording(blocks[0] if len(blocks) == 1 else np.concatenate(blocks), out_rate)
 
 
@@ -129,6 +133,7 @@ def stream(
     rate: int,
     *,
     block_seconds: float = 10.0,
+    hop_seconds: float | None = None,
     start: float = 0.0,
     end: float | None = None,
     meter: "BandMeter | None" = None,
@@ -136,19 +141,19 @@ def stream(
     """Decode a recording of any length in bounded memory, as mono float32 blocks at `rate` Hz.
 
     Each block has round(block_seconds * rate) samples, the last one what is left. Their
-    concatenation is `load(source, rate)` bit for bit. The source is opened, and errors are
+    concatenation is `load(source, rate)` bit for bit. With `hop_seconds` a block begins every so
+    often and they overlap, see `Framer`. The source is opened, and errors are
     raised, as blocks are drawn; NaN or infinite samples end the blocks just before them. A
     `meter` hears the recording at its own rate.
     """
     rate = _checked_rate(rate, "the rate asked for")
-    if not (math.isfinite(block_seconds) and round(block_seconds * rate) >= 1):
-        raise AudioError(f"blocks of {block_seconds} s: give a length above 0, such as 10")
+    framer = Framer.of_seconds(rate, block_seconds, hop_seconds)
     with _open(source) as reader:
         blocks = _mono(reader, start, end)
         if meter is not None:
             blocks = meter.listen(blocks, reader.rate)
-        samples = _resampled(blocks, reader.rate, rate)
-        yield from _regrouped(samples, round(block_seconds * rate))
+        samples = _through(blocks, Resampler(reader.rate, rate))
+        yield from _through(samples, framer)
 
 
 def is_sound(path: str | os.PathLike[str]) -> bool:
@@ -243,6 +248,142 @@ class BandMeter:
         if self._power is None:
             return 1.0
         return _share_within(self._power, self._rate, f_min, f_max)
+
+
+# --- what a signal passes through, piece by piece -------------------------------------------
+
+
+class _Stage(Protocol):
+    """Takes a signal in pieces of any size, gives what it can at once, and the rest at the end.
+
+    What comes out does not depend on how the signal was cut.
+    """
+
+    def push(self, block: np.ndarray) -> list[np.ndarray]:
+        """The next piece (T,) in, what is ready out."""
+
+    def finish(self) -> list[np.ndarray]:
+        """What is left when the signal has ended."""
+
+
+def _through(blocks: Iterable[np.ndarray], stage: _Stage) -> Iterator[np.ndarray]:
+    """What comes out of a stage for these blocks."""
+    for block in blocks:
+        yield from stage.push(block)
+    yield from stage.finish()
+
+
+class Mixer:
+    """Pieces of a recording, (T,) or (T, channels), to mono float32 (T,), checked.
+
+    Integers are divided by their full scale. AudioError for another shape, another type, NaN and
+    infinite samples: what was fed before is not lost.
+    """
+
+    def __init__(self, rate: int, channels: int = 1, name: str = "the stream") -> None:
+        self.rate, self.channels, self.name = _checked_rate(rate, name), channels, name
+        self.position = 0  # samples that have passed
+        if channels < 1:
+            raise AudioError(f"{name}: {channels} channels; expected 1 or more")
+
+    def push(self, block: np.ndarray) -> list[np.ndarray]:
+        """The next piece in, its mean over channels out."""
+        block = np.asarray(block)
+        shape = block.shape
+        if block.ndim == 1 and self.channels == 1:
+            block = block[:, None]
+        if block.ndim != 2 or block.shape[1] != self.channels:
+            expected = "(T,)" if self.channels == 1 else f"(T, {self.channels})"
+            raise AudioError(f"{self.name}: a piece has shape {shape}; expected {expected}")
+        mono = _mixed_down(_as_float(block, self.name))
+        finite = np.isfinite(mono)
+        if not finite.all():
+            place = (self.position + int(np.argmin(finite))) / self.rate
+            raise AudioError(f"{self.name}: a sample at {place:.3f} s is NaN or infinite")
+        self.position += len(mono)
+        return [mono]
+
+    def finish(self) -> list[np.ndarray]:
+        """Nothing is kept back."""
+        return []
+
+
+class Resampler:
+    """Mono samples from `rate` to `out_rate` Hz; at least one sample in all, if any came."""
+
+    def __init__(self, rate: int, out_rate: int) -> None:
+        self._soxr = None
+        if rate != out_rate:
+            self._soxr = soxr.ResampleStream(rate, out_rate, 1, dtype="float32", quality="HQ")
+        self._opening = np.empty(0, np.float32)  # kept until something has come out
+        self._out = 0  # samples that have come out
+
+    def push(self, block: np.ndarray) -> list[np.ndarray]:
+        """The next samples in, those that are ready out."""
+        if self._soxr is None:
+            return [block]
+        if not len(self._opening):
+            self._opening = block[:1].copy()
+        return self._given(self._soxr.resample_chunk(block))
+
+    def finish(self) -> list[np.ndarray]:
+        """What is left; of a signal too short for one output sample, its first sample."""
+        if self._soxr is None or not len(self._opening):
+            return []
+        rest = self._given(self._soxr.resample_chunk(np.empty(0, np.float32), last=True))
+        return rest if self._out else [self._opening]
+
+    def _given(self, samples: np.ndarray) -> list[np.ndarray]:
+        self._out += len(samples)
+        return [samples] if len(samples) else []
+
+
+class Framer:
+    """Windows of `size` samples, one every `hop` (by default `size`: no overlap).
+
+    Window i begins at sample i * hop. The last one ends where the signal does and is shorter;
+    it is there only where the windows before left some of the signal out.
+    """
+
+    def __init__(self, size: int, hop: int | None = None) -> None:
+        self.size, self.hop = size, hop or size
+        self._waiting: list[np.ndarray] = []
+        self._count = 0  # samples waiting
+        self._old = 0  # of them, those that a window has held already
+
+    @classmethod
+    def of_seconds(cls, rate: int, window: float, hop: float | None = None) -> "Framer":
+        """For windows of `window` s, one every `hop` s; AudioError for what makes no sense."""
+        if not (math.isfinite(window) and round(window * rate) >= 1):
+            raise AudioError(f"blocks of {window} s: give a length above 0, such as 10")
+        hop = window if hop is None else hop
+        if not 1 <= round(hop * rate) <= round(window * rate):
+            raise AudioError(
+                f"a window every {hop:g} s: give a step above 0 and no longer than the window, "
+                f"{window:g} s, so that nothing is passed over"
+            )
+        return cls(round(window * rate), round(hop * rate))
+
+    def push(self, block: np.ndarray) -> list[np.ndarray]:
+        """The next samples in, the windows that are full out."""
+        self._waiting.append(block)
+        self._count += len(block)
+        if self._count < self.size:
+            return []
+        held = self._joined()
+        starts = range(0, len(held) - self.size + 1, self.hop)
+        begin = starts[-1] + self.hop
+        self._waiting, self._count = [held[begin:]], len(held) - begin
+        self._old = self.size - self.hop
+        return [held[start : start + self.size] for start in starts]
+
+    def finish(self) -> list[np.ndarray]:
+        """The last, shorter window, if there is one."""
+        return [self._joined()] if self._count > self._old else []
+
+    def _joined(self) -> np.ndarray:
+        parts = [part for part in self._waiting if len(part)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 # --- readers: one per kind of source, all giving (frames, channels) float32 blocks ---------
@@ -595,7 +736,7 @@ def _mono(reader: _Reader, start: float, end: float | None) -> Iterator[np.ndarr
     AudioError for an excerpt outside the recording, no samples, NaN or infinite samples.
     """
     first, stop = _excerpt(reader, start, end)
-    return _regrouped(_checked_mono(reader, first, stop), BLOCK)
+    return _through(_checked_mono(reader, first, stop), Framer(BLOCK))
 
 
 def _checked_mono(reader: _Reader, first: int, stop: int | None) -> Iterator[np.ndarray]:
@@ -675,43 +816,6 @@ def _mixed_down(block: np.ndarray) -> np.ndarray:
     if block.shape[1] > 1:
         mono /= block.shape[1]
     return mono
-
-
-def _resampled(blocks: Iterable[np.ndarray], rate: int, out_rate: int) -> Iterator[np.ndarray]:
-    """Mono blocks from `rate` to `out_rate` Hz; at least one sample in all."""
-    if rate == out_rate:
-        yield from blocks
-        return
-    resampler = soxr.ResampleStream(rate, out_rate, 1, dtype="float32", quality="HQ")
-    opening, total = np.empty(0, np.float32), 0
-    for block in blocks:
-        opening = opening if len(opening) else block[:1]
-        out = resampler.resample_chunk(block)
-        total += len(out)
-        if len(out):
-            yield out
-    out = resampler.resample_chunk(np.empty(0, np.float32), last=True)
-    if len(out) or total:
-        yield out
-    else:  # too short for one output sample: keep the input's first
-        yield opening
-
-
-def _regrouped(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same samples in blocks of exactly `size`, the last one what is left."""
-    waiting: list[np.ndarray] = []
-    count = 0
-    for block in blocks:
-        while count + len(block) >= size:
-            waiting.append(block[: size - count])
-            block, count = block[size - count :], 0
-            yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-            waiting = []
-        if len(block):
-            waiting.append(block)
-            count += len(block)
-    if waiting:
-        yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
 
 
 def _cut(

@@ -1,11 +1,11 @@
 """Any sound in, its tags out.
 
-A recording is decoded in windows (10 s in most checkpoints), without overlap; windows of several
-recordings share a batch; a recording's scores are the mean of its windows'. Decoding runs in
-background threads, a little ahead of the network, so that memory does not grow with the length
-of a recording or the number of them.
+A recording is decoded in windows (10 s in most checkpoints), without overlap unless asked for;
+windows of several recordings share a batch; a recording's scores are the mean of its windows'.
+Decoding runs in background threads, a little ahead of the network, so that memory does not grow
+with the length of a recording or the number of them.
 
-B windows in a batch, S samples, L labels, W windows of a recording.
+B windows in a batch, S samples, L labels, W windows of a recording, N windows of a piece of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from atgnn.model.inference import best_dtype
 from atgnn.networks import for_inference
 from atgnn.tags import Failure, Selector, Tagging, check_choice, printable
 
-__all__ = ["BandWarning", "Excerpt", "Scores", "Tagger", "choose_device", "choose_dtype"]
+__all__ = ["BandWarning", "Excerpt", "Piece", "Scores", "Tagger", "choose_device", "choose_dtype"]
 
 DECODERS = max(2, min(4, os.cpu_count() or 2))  # threads
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -52,7 +52,28 @@ class Excerpt:
     end: float | None = None
 
 
+_ARRAYS = ("windows", "seconds", "starts")
+
 Taggable: TypeAlias = "audio.Source | Excerpt"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The scores of some consecutive windows of a recording, as they come.
+
+    Attributes:
+        path: what was given; None for samples and bytes.
+        starts: float64 (N,), where every window begins, in seconds.
+        seconds: float64 (N,), the length of every window; all but a recording's last are equal.
+        windows: float32 (N, L), the scores of every window.
+        last: whether the recording ends with it. The last piece may be empty.
+    """
+
+    path: str | None
+    starts: np.ndarray
+    seconds: np.ndarray
+    windows: np.ndarray
+    last: bool
 
 
 @dataclass(frozen=True)
@@ -63,16 +84,24 @@ class Scores:
         path: what was given; None for samples and bytes.
         windows: float32 (W, L), the scores of every window.
         seconds: float64 (W,), the length of every window; all but the last are equal.
+        starts: float64 (W,), where every window begins, in seconds.
     """
 
     path: str | None
     windows: np.ndarray
     seconds: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Piece]) -> Scores:
+        """All pieces of one recording."""
+        parts = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in _ARRAYS)
+        return cls(pieces[0].path, *parts)
 
     @property
     def duration(self) -> float:
         """Length of the recording in seconds."""
-        return float(self.seconds.sum())
+        return float(self.starts[-1] + self.seconds[-1])
 
     @property
     def mean(self) -> np.ndarray:
@@ -212,41 +241,88 @@ class Tagger:
         self,
         sources: Iterable[Taggable],
         *,
+        window: float | None = None,
+        hop: float | None = None,
         batch_size: int | None = None,
         on_error: Literal["raise", "collect"] = "raise",
     ) -> Iterator[Scores | Failure]:
         """As `tag_many`, but the scores of all labels in every window.
 
-        `batch_size` is the number of windows that go through the network together: by default 4
-        on a CPU and 32 elsewhere.
+        Windows are `window` seconds long, by default as the checkpoint says, and begin every `hop`
+        seconds, by default where the one before ends. `batch_size` is the number of windows that
+        go through the network together: by default 4 on a CPU and 32 elsewhere.
         """
-        size = self._checked_batch_size(batch_size)
+        parts: list[Piece] = []
+        pieces = self.pieces(
+            sources, window=window, hop=hop, batch_size=batch_size, on_error=on_error
+        )
+        with closing(pieces):
+            for piece in pieces:
+                if isinstance(piece, Failure):
+                    parts = []
+                    yield piece
+                    continue
+                parts.append(piece)
+                if piece.last:
+                    yield Scores.joined(parts)
+                    parts = []
+
+    def pieces(
+        self,
+        sources: Iterable[Taggable],
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int | None = None,
+        share_batches: bool = True,
+        on_error: Literal["raise", "collect"] = "raise",
+    ) -> Generator[Piece | Failure, None, None]:
+        """As `score_many`, but each window's scores as soon as they are there.
+
+        Pieces of a recording follow one another, and recordings in order; a `Failure` ends a
+        recording, perhaps after some pieces. Without `share_batches` no batch holds windows of
+        two recordings, so that what else is scored changes not even the last bit.
+        """
+        size = self.checked_batch_size(batch_size)
+        framing = self.framing(window, hop)
         begun: deque[_Job] = deque()
         batch: list[tuple[_Job, np.ndarray]] = []
         flights: deque[_Flight] = deque()
-        with closing(self._decoded(sources, size)) as decoded:
-            for job, window in decoded:
+        with closing(self._decoded(sources, size, framing)) as decoded:
+            for job, samples in decoded:
                 if not begun or begun[-1] is not job:
                     begun.append(job)
-                if window is None:
+                if samples is None:
                     job.decoded = True
                 else:
-                    batch.append((job, window))
-                if len(batch) == size:
+                    batch.append((job, samples))
+                if len(batch) == size or (batch and job.decoded and not share_batches):
                     flights.append(self._launch(batch))
                     batch = []
                     if len(flights) > self._late:
                         flights.popleft().land()
-                while begun and begun[0].complete:
-                    yield self._result(begun.popleft(), on_error)
+                yield from self._news(begun, on_error)
         if batch:
             flights.append(self._launch(batch))
         for flight in flights:
             flight.land()
-        while begun:
-            yield self._result(begun.popleft(), on_error)
+        yield from self._news(begun, on_error)
 
-    def _checked_batch_size(self, batch_size: int | None) -> int:
+    def framing(self, window: float | None = None, hop: float | None = None) -> tuple[int, int]:
+        """Length and step of windows in samples, from seconds.
+
+        Without `window` they are the checkpoint's; without `hop` they do not overlap. ConfigError
+        for a window or step that makes no sense.
+        """
+        window = self.checkpoint.window_seconds if window is None else window
+        try:
+            framer = audio.Framer.of_seconds(self.front_end.config.sample_rate, window, hop)
+        except AudioError as error:
+            raise ConfigError(str(error)) from None
+        return framer.size, framer.hop
+
+    def checked_batch_size(self, batch_size: int | None) -> int:
+        """The number of windows that go through the network together; ConfigError below 1."""
         if batch_size is None:
             return 4 if self.device.type == "cpu" else 32
         if batch_size < 1:
@@ -256,7 +332,7 @@ class Tagger:
     # ------------------------------------------------------------------ decoding, ahead
 
     def _decoded(
-        self, sources: Iterable[Taggable], batch_size: int
+        self, sources: Iterable[Taggable], batch_size: int, framing: tuple[int, int]
     ) -> Generator[tuple[_Job, np.ndarray | None], None, None]:
         """Windows of all recordings in order, and None after the last window of each.
 
@@ -269,7 +345,7 @@ class Tagger:
         try:
             while True:
                 for source in islice(waiting, 2 * batch_size - len(ahead)):
-                    ahead.append(_Job(self, source, pool))
+                    ahead.append(_Job(self, source, pool, framing))
                 if not ahead:
                     return
                 job = ahead.popleft()
@@ -278,14 +354,16 @@ class Tagger:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _windows_of(self, excerpt: Excerpt) -> Iterator[np.ndarray]:
+    def _windows_of(self, excerpt: Excerpt, framing: tuple[int, int]) -> Iterator[np.ndarray]:
         """Windows (S,) of a recording; runs on a decoder's thread."""
+        rate = self.front_end.config.sample_rate
         whole = excerpt.start == 0 and excerpt.end is None
         meter = audio.BandMeter() if whole and not self._warned else None
         yield from audio.stream(
             excerpt.source,
-            self.front_end.config.sample_rate,
-            block_seconds=self.checkpoint.window_seconds,
+            rate,
+            block_seconds=framing[0] / rate,
+            hop_seconds=framing[1] / rate,
             start=excerpt.start,
             end=excerpt.end,
             meter=meter,
@@ -337,18 +415,38 @@ class Tagger:
         softmax = self.checkpoint.activation == "softmax"
         return logits.softmax(-1) if softmax else logits.sigmoid()
 
-    def _result(self, job: _Job, on_error: str) -> Scores | Failure:
-        if job.error is None and not np.isfinite(job.scores).all():
-            job.error = AudioError(
-                f"{printable(job.path or 'the recording given')}: its scores are not finite: its "
-                "samples are far beyond [-1, 1], or the model is damaged"
-            )
-        if job.error is None:
-            rate = self.front_end.config.sample_rate
-            return Scores(job.path, np.stack(job.scores), np.asarray(job.sizes) / rate)
-        if on_error == "raise":
-            raise job.error
-        return Failure(job.path, job.error)
+    def _news(self, begun: deque[_Job], on_error: str) -> Iterator[Piece | Failure]:
+        """What has come of the first recordings on their way; those that are complete leave."""
+        while begun:
+            job = begun[0]
+            if job.error is None and not np.isfinite(job.scores).all():
+                job.error = not_finite(job.path)
+            if job.error is not None:
+                job.scores.clear()
+            last = job.decoded and not job.missing
+            if job.error is None and (job.scores or last):
+                yield job.piece(last, self.front_end.config.sample_rate, len(self.labels))
+            if not last:
+                return
+            begun.popleft()
+            if job.error is not None and on_error == "raise":
+                raise job.error
+            if job.error is not None:
+                yield Failure(job.path, job.error)
+
+    @torch.inference_mode()
+    def score_windows(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 (B, L): scores of windows (S,), mono at the model's rate, as one batch."""
+        scores: np.ndarray = self._network(list(windows)).cpu().numpy()
+        return scores
+
+
+def not_finite(path: str | None) -> AudioError:
+    """What is said of a recording whose scores are NaN or infinite."""
+    return AudioError(
+        f"{printable(path or 'the recording given')}: its scores are not finite: its "
+        "samples are far beyond [-1, 1], or the model is damaged"
+    )
 
 
 @dataclass(eq=False)
@@ -365,6 +463,7 @@ class _Flight:
             self.arrived.synchronize()
         for job, row in zip(self.jobs, self.scores.numpy(), strict=True):
             job.scores.append(row)
+            job.missing -= 1
 
 
 @dataclass(eq=False)
@@ -374,23 +473,30 @@ class _Job:
     tagger: Tagger
     source: Taggable
     pool: ThreadPoolExecutor
+    framing: tuple[int, int]
     path: str | None = None
     decoded: bool = False
     error: AtgnnError | None = None
-    scores: list[np.ndarray] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    scores: list[np.ndarray] = field(default_factory=list)  # that no piece has taken yet
+    sizes: list[int] = field(default_factory=list)  # of windows that no piece has taken yet
+    missing: int = 0  # windows without scores yet
+    taken: int = 0  # windows that were in a piece
 
     def __post_init__(self) -> None:
         excerpt = self.source if isinstance(self.source, Excerpt) else Excerpt(self.source)
         self.path = _name(excerpt.source)
-        self._windows = self.tagger._windows_of(excerpt)
+        self._windows = self.tagger._windows_of(excerpt, self.framing)
         self._asked = FIRST_DRAW
         self._drawn: Future[list[np.ndarray]] = self.pool.submit(self._draw, FIRST_DRAW)
 
-    @property
-    def complete(self) -> bool:
-        """Whether all windows are decoded and scored."""
-        return self.decoded and (self.error is not None or len(self.scores) == len(self.sizes))
+    def piece(self, last: bool, rate: int, labels: int) -> Piece:
+        """The windows whose scores have come, which are then no longer kept."""
+        rows, count = self.scores, len(self.scores)
+        windows = np.stack(rows) if rows else np.empty((0, labels), np.float32)
+        starts = np.arange(self.taken, self.taken + count) * self.framing[1] / rate
+        seconds = np.asarray(self.sizes[:count]) / rate
+        self.scores, self.sizes, self.taken = [], self.sizes[count:], self.taken + count
+        return Piece(self.path, starts, seconds, windows, last)
 
     def _draw(self, count: int) -> list[np.ndarray]:
         return list(islice(self._windows, count))
@@ -411,8 +517,10 @@ class _Job:
             if not last:
                 self._asked = batch_size
                 self._drawn = self.pool.submit(self._draw, batch_size)
-            self.sizes += [len(window) for window in windows]
-            yield from windows
+            for window in windows:
+                self.sizes.append(len(window))
+                self.missing += 1
+                yield window
             if last:
                 return
 

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-__all__ = ["DEFAULT_TOP", "Failure", "Selector", "Tag", "Tagging", "printable"]
+__all__ = [
+    "DEFAULT_TOP",
+    "Event",
+    "Failure",
+    "Selector",
+    "Tag",
+    "Tagging",
+    "Timeline",
+    "clock",
+    "printable",
+]
 
 #: Tags of a recording when nothing else is asked for and the model has no thresholds.
 DEFAULT_TOP = 5
@@ -32,6 +42,39 @@ class Tag:
 
     label: str
     score: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """A sound that begins and ends.
+
+    Attributes:
+        label: spelt as in the model's vocabulary.
+        start, end: seconds from the start of the recording.
+        score: from 0 to 1, the highest on the way.
+        low_hz, high_hz: the band it lies in, where that is known.
+    """
+
+    label: str
+    start: float
+    end: float
+    score: float
+    low_hz: float | None = None
+    high_hz: float | None = None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What was heard in one recording: tags of the whole of it, and events.
+
+    `path` is what was given (None for samples and bytes), `duration` is in seconds. Tags are best
+    first, events in order of their start.
+    """
+
+    path: str | None
+    duration: float
+    tags: tuple[Tag, ...] = ()
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +107,7 @@ class Tagging:
 
     def __str__(self) -> str:
         lines = [f"{tag.score:.2f}  {tag.label}" for tag in self.tags]
-        return "\n".join([f"{self._title} ({_clock(self.duration)})", *(lines or [self._none])])
+        return "\n".join([f"{self._title} ({clock(self.duration)})", *(lines or [self._none])])
 
     @property
     def _title(self) -> str:
@@ -81,7 +124,7 @@ class Tagging:
         from rich.table import Table
         from rich.text import Text
 
-        title = Text.assemble((self._title, "bold"), "  ", (_clock(self.duration), "dim"))
+        title = Text.assemble((self._title, "bold"), "  ", (clock(self.duration), "dim"))
         if not self.tags:
             return Group(title, Text(f"  {self._none}", style="dim"))
         table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
@@ -102,7 +145,7 @@ class Tagging:
         from rich.text import Text
 
         text = Text.assemble((self._title.ljust(width), "bold"), "  ")
-        text.append(f"{_clock(self.duration):>9}  ", style="dim")
+        text.append(f"{clock(self.duration):>9}  ", style="dim")
         if not self.tags:
             return text.append(f"({self.best.label} {_short(self.best)})", style="dim")
         for number, tag in enumerate(self.tags):
@@ -215,8 +258,8 @@ def _short(tag: Tag) -> str:
     return f"{tag.score:.2f}"
 
 
-def _clock(seconds: float) -> str:
-    """``5.0 s``, ``3:20`` or ``2:00:00``."""
+def clock(seconds: float) -> str:
+    """A duration for people: ``5.0 s``, ``3:20`` or ``2:00:00``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
