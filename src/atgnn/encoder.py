@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors.torch import save
 from torch import Tensor
@@ -19,10 +18,9 @@ from atgnn.checkpoint import ENCODER_FORMAT, Provenance, read_weights
 from atgnn.errors import CheckpointError, describe_error
 from atgnn.files import replacing_folder
 from atgnn.frontend import FrontEnd, FrontEndConfig
-from atgnn.graph import mean_nodes
 from atgnn.model import ATGNN, ModelConfig
 from atgnn.model.empty import empty_model
-from atgnn.model.layers import Patches
+from atgnn.model.layers import spread_of
 from atgnn.model.patch import PatchEncoder
 
 __all__ = ["Encoder", "embed", "is_encoder"]
@@ -198,13 +196,6 @@ def embed(encoder: PatchEncoder, mel: Tensor, lengths: Tensor | None = None) -> 
     deviation says how much a sound changes, which the mean alone loses.
     """
     return spread_of(encoder(mel, lengths)[-1][-1])
-
-
-def spread_of(patches: Patches) -> Tensor:
-    """Mean and standard deviation over the nodes: ``(B, F, T, C)`` to ``(B, 2 C)``."""
-    mean = mean_nodes(patches.x, patches.lengths)
-    square = mean_nodes((patches.x - mean[:, None, None]).square(), patches.lengths)
-    return torch.cat([mean, (square + 1e-6).sqrt()], 1)
 
 
 def _ours(folder: Path) -> bool:

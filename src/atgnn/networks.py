@@ -13,6 +13,7 @@ from atgnn.baselines import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConf
 from atgnn.errors import ConfigError, did_you_mean
 from atgnn.model import ATGNN, PRESETS, ModelConfig, cost, inference
 from atgnn.model.atgnn import initialise
+from atgnn.model.beside import LabelsBeside
 from atgnn.model.empty import without_values
 from atgnn.model.inference import InferenceModel
 
@@ -28,7 +29,7 @@ __all__ = [
     "network_preset",
 ]
 
-Network: TypeAlias = ATGNN | EfficientNetLite
+Network: TypeAlias = ATGNN | EfficientNetLite | LabelsBeside
 
 
 def _kind(value: Any) -> str:
@@ -80,7 +81,7 @@ def initialise_network(network: Network, residual_scale: float) -> None:
     """Draw random weights, the residual branches' last scale as given."""
     if isinstance(network, EfficientNetLite):
         network.initialise(residual_scale)
-    else:
+    elif isinstance(network, ATGNN):
         initialise(network, residual_scale)
 
 
@@ -88,6 +89,8 @@ def for_inference(network: Network, dtype: torch.dtype = torch.float32) -> Infer
     """A copy for inference alone, norms folded away; see `atgnn.model.inference`."""
     if isinstance(network, EfficientNetLite):
         return network.for_inference(dtype)
+    if isinstance(network, LabelsBeside):
+        return inference.for_inference_beside(network, dtype)
     return inference.for_inference(network, dtype)
 
 

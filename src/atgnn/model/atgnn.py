@@ -84,11 +84,15 @@ class PatchHead(nn.Module):
         self.dropout = nn.Dropout(config.head_dropout)
         self.fc2 = nn.Linear(config.head_width, config.num_labels)
 
+    def hidden(self, patches: Patches) -> Tensor:
+        """``(B, F, T, C)`` to what the last linear map reads, ``(B, H)``."""
+        pooled = mean_nodes(patches.x, patches.lengths)
+        out: Tensor = self.dropout(self.fc1.norm(self.fc1.linear(pooled), gelu=True))
+        return out
+
     def forward(self, patches: Patches) -> Tensor:
         """``(B, F, T, C)`` to ``(B, S)``."""
-        pooled = mean_nodes(patches.x, patches.lengths)
-        hidden = self.dropout(self.fc1.norm(self.fc1.linear(pooled), gelu=True))
-        out: Tensor = self.fc2(hidden)
+        out: Tensor = self.fc2(self.hidden(patches))
         return out
 
 

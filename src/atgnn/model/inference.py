@@ -17,6 +17,7 @@ from atgnn.errors import ConfigError
 from atgnn.graph.kernels import mix as kernel
 from atgnn.graph.precision import without_autocast
 from atgnn.model.atgnn import ATGNN
+from atgnn.model.beside import LabelsBeside
 from atgnn.model.layers import (
     BatchNorm,
     ConvNorm,
@@ -34,6 +35,7 @@ __all__ = [
     "check_dtype",
     "fold",
     "for_inference",
+    "for_inference_beside",
     "half_is_fast",
 ]
 
@@ -89,6 +91,13 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
         if _fuses():
             _fuse(folded)
     return InferenceModel(folded, dtype)
+
+
+def for_inference_beside(model: LabelsBeside, dtype: torch.dtype = torch.float32) -> InferenceModel:
+    """`for_inference` of a network with new labels beside its own; the old ones score the same."""
+    folded = for_inference(model.network, dtype).folded
+    assert isinstance(folded, ATGNN)
+    return InferenceModel(LabelsBeside(folded, copy.deepcopy(model.new)), dtype)
 
 
 def check_dtype(dtype: torch.dtype) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "NoLabels",
     "PatchLabelGraph",
     "in_fp16",
+    "read_out",
     "wide_linear",
 ]
 
@@ -243,9 +244,14 @@ class LabelBranch(nn.Module):
         labels = self.embedding.expand(levels[0].x.shape[0], -1, -1)
         for level, patches in zip(self.levels, levels, strict=True):
             labels = level(labels, patches)
-        with without_autocast(labels):  # what comes from A l may be too large for fp16
-            labels = at_least_float32(labels)
-            return torch.einsum("bsd,sd->bs", labels, self.readout.to(labels.dtype))
+        return read_out(labels, self.readout)
+
+
+def read_out(labels: Tensor, readout: Tensor) -> Tensor:
+    """``y_s = w_s . l_s``: ``(B, S, D)`` labels and ``(S, D)`` rows to ``(B, S)``, in float32."""
+    with without_autocast(labels):  # what comes from A l may be too large for fp16
+        labels = at_least_float32(labels)
+        return torch.einsum("bsd,sd->bs", labels, readout.to(labels.dtype))
 
 
 def _stage_ends(stages: list[list[Patches]]) -> list[Patches]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.distributed import own_rows, part
-from atgnn.graph import node_mask
+from atgnn.graph import mean_nodes, node_mask
 from atgnn.model.config import LayoutConfig
 from atgnn.model.fused import grouped_linear, normalise, normalise_gelu_linear
 
@@ -28,6 +28,7 @@ __all__ = [
     "check_input",
     "drop_path",
     "gelu_linear",
+    "spread_of",
 ]
 
 
@@ -47,6 +48,13 @@ class Patches(NamedTuple):
     def with_features(self, x: Tensor) -> "Patches":
         """The same grid with other features."""
         return Patches(x, self.lengths)
+
+
+def spread_of(patches: Patches) -> Tensor:
+    """Mean and standard deviation over the nodes: ``(B, F, T, C)`` to ``(B, 2 C)``."""
+    mean = mean_nodes(patches.x, patches.lengths)
+    square = mean_nodes((patches.x - mean[:, None, None]).square(), patches.lengths)
+    return torch.cat([mean, (square + 1e-6).sqrt()], 1)
 
 
 def check_input(config: LayoutConfig, mel: Tensor, lengths: Tensor | None) -> None:

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atgnn.encoder import spread_of
 from atgnn.frontend import FrontEnd
 from atgnn.model import ATGNN
 from atgnn.model.atgnn import initialise
-from atgnn.model.layers import Patches
+from atgnn.model.layers import Patches, spread_of
 from atgnn.training.loading import Batch
 from atgnn.training.module import learning_rate_factor, parameter_groups
 from atgnn.training.pretrain.objectives import Cells, Predictor, Projector, contrast, spread

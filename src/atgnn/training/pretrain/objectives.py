@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from atgnn.encoder import spread_of
-from atgnn.model.layers import Patches
+from atgnn.model.layers import Patches, spread_of
 
 __all__ = ["Cells", "Predictor", "Projector", "contrast", "spread"]
 
