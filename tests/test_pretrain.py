@@ -381,12 +381,31 @@ def test_resume_ends_with_the_same_weights(finished, folder, tmp_path, monkeypat
     monkeypatch.setattr(PretrainModule, "training_step", step)
     with pytest.raises(ConfigError, match="not empty: give --resume"):
         pretrain(tiny(paths=[folder]), out)
-    with pytest.raises(ConfigError, match="needs the same sounds and settings"):
+    with pytest.raises(ConfigError, match=r"seed=42 \(now 3\)"):
         pretrain(tiny("seed=3", paths=[folder]), out, resume=True)
-    pretrain(tiny(paths=[folder]), out, resume=True)
+    with pytest.raises(ConfigError, match=r"sounds\.paths=.*place0"):
+        pretrain(tiny(paths=[folder / "place0"]), out, resume=True)
+    pretrain(tiny("workers=1", paths=[folder]), out, resume=True)  # how it is computed may change
     whole, resumed = weights(finished / "encoder"), weights(out / "encoder")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (out / "history.csv").read_text() == (finished / "history.csv").read_text()
+
+
+def test_a_run_knows_its_sounds_and_settings(folder, tmp_path, monkeypatch):
+    """From another folder, and by --out alone; there is nothing to resume without a run."""
+    monkeypatch.chdir(folder.parent)
+    out = tmp_path / "run"
+    pretrain(tiny(paths=[folder.name]), out)
+    monkeypatch.chdir(tmp_path)
+    before = weights(out / "encoder")
+    shutil.rmtree(out / "encoder")
+    result = CliRunner().invoke(app, ["pretrain", "--out", str(out), "--resume"])
+    assert result.exit_code == 0, result.output
+    after = weights(out / "encoder")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    result = CliRunner().invoke(app, ["pretrain", "--out", str(tmp_path / "no"), "--resume"])
+    assert result.exit_code == 2
+    assert "nothing to resume" in result.stderr
 
 
 def test_a_run_goes_on_within_its_rows(finished, folder, tmp_path, monkeypatch):
@@ -490,7 +509,12 @@ def test_kill_9_and_ctrl_c_and_resume_end_with_the_same_weights(folder, tmp_path
     wait_for_row(process, out, 3)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    process = start(folder, out, "--resume")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "atgnn", "pretrain", "--out", str(out), "--resume"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for_row(process, out, 10)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()

@@ -22,6 +22,7 @@ from atgnn.training.recipe import AugmentSettings, OptimSettings, Recipe, load_r
 
 pytest.importorskip("lightning")
 from atgnn.data.waveforms import Waveforms
+from atgnn.training.bar import EpochBar
 from atgnn.training.division import divide
 from atgnn.training.loading import ClipDataset, EpochSampler, collate
 from atgnn.training.module import learning_rate_factor, masked_loss, metrics_of
@@ -342,6 +343,17 @@ def test_a_run_leaves_a_folder_that_explains_itself(finished):
     history = [line.split(",") for line in (finished / "history.csv").read_text().split()]
     assert [row[0] for row in history] == ["epoch", "1", "2", "3"]
     assert all(float(row[1]) > 0 and float(row[3]) > 0 for row in history[1:])
+
+
+def test_the_bar_counts_epochs_from_one(sounds, tmp_path, monkeypatch):
+    shown = []
+
+    def look(self, trainer, *rest):
+        shown.append(self.progress.tasks[self.train_progress_bar_id].description)
+
+    monkeypatch.setattr(EpochBar, "on_train_batch_start", look)
+    train(tiny_recipe(sounds, "optim.epochs=2"), tmp_path / "run")
+    assert list(dict.fromkeys(shown)) == ["Epoch 1 of 2", "Epoch 2 of 2"]
 
 
 def test_the_best_epoch_is_kept_and_reported(sounds, tmp_path):

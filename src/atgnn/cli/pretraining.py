@@ -28,17 +28,18 @@ def pretrain(
     """Learn an encoder from sounds that nobody labelled.
 
     The result, OUT/encoder, is what `atgnn train` starts from: --set init=OUT/encoder. Stopped with
-    Ctrl-C or killed, the same command with --resume goes on.
+    Ctrl-C or killed, `atgnn pretrain --out RUN --resume` goes on: the run knows its sounds.
     """
     from atgnn.errors import ConfigError
     from atgnn.terminal import looking, say, show_warnings
     from atgnn.training.pretrain.settings import load_settings
+    from atgnn.training.settings import saved_settings
 
     show_warnings()
     changes = [*(settings or [])]
     if sounds:
         changes.append(f"sounds.paths={json.dumps(sounds)}")
-    chosen = load_settings(recipe, changes)
+    chosen = load_settings(saved_settings(out) if resume and recipe is None else recipe, changes)
     if not chosen.sounds.paths:
         raise ConfigError("no sounds to learn from: name a folder of them")
     from atgnn.training.pretrain.run import pretrain as run  # Lightning takes seconds
@@ -48,7 +49,7 @@ def pretrain(
             encoder = run(chosen, out, resume=resume, say=say, progress=progress)
     except KeyboardInterrupt:
         begun = (out / "recipe.yaml").is_file()
-        how = f"the same command with --resume goes on in {out}" if begun else "nothing was begun"
+        how = f"`atgnn pretrain --out {out} --resume` goes on" if begun else "nothing was begun"
         raise KeyboardInterrupt(how) from None
     typer.echo(
         f"The encoder is in {encoder}: try `atgnn train folder --clips SOUNDS --out NEW "

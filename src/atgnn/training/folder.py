@@ -26,20 +26,23 @@ import numpy as np
 from atgnn.errors import ConfigError
 from atgnn.files import write_text
 from atgnn.training.curves import METRICS, draw_curves, read_history
-from atgnn.training.recipe import Recipe, changed_settings, load_recipe
+from atgnn.training.recipe import Recipe
+from atgnn.training.settings import Settings, changed_settings, saved_settings, settings_from
 
 __all__ = ["RunFolder", "append_row", "check_folder", "note_start"]
 
 REDRAWN_EVERY = 60  # seconds
 
 
-def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
-    """A new run needs an empty folder, a resumed one a folder of the same recipe."""
-    saved = out / "recipe.yaml"
+def check_folder(settings: Settings, out: Path, resume: bool) -> None:
+    """A new run needs an empty folder, a resumed one a folder of the same recipe.
+
+    Training and pre-training ask it alike. Raises `ConfigError` where it is otherwise.
+    """
     if resume:
-        if not saved.is_file():
-            raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
-        changes = changed_settings(load_recipe(saved), recipe)
+        saved = saved_settings(out)
+        text = saved.read_text(encoding="utf-8")
+        changes = changed_settings(settings_from(type(settings), text, str(saved)), settings)
         if changes:
             listed = ", ".join(changes[:5]) + (f" and {len(changes) - 5} more" * (len(changes) > 5))
             raise ConfigError(

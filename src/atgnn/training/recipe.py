@@ -3,7 +3,7 @@
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from atgnn.errors import ConfigError, did_you_mean
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.networks import NetworkConfig, network_preset
 from atgnn.training.settings import Settings as _Settings
-from atgnn.training.settings import settings_from
+from atgnn.training.settings import saved_settings, settings_from
 
 __all__ = [
     "AugmentSettings",
@@ -21,39 +21,11 @@ __all__ = [
     "OptimSettings",
     "Recipe",
     "ScaleSettings",
-    "changed_settings",
     "load_recipe",
     "recipe_names",
     "recipe_of_run",
 ]
 
-
-#: What may change when a run goes on: how it is computed and written down, and where its data are
-#: (digests tell whether they are the same).
-FREE = {
-    "data.clips",
-    "data.packed",
-    "data.vocabulary",
-    "description",
-    "workers",
-    "loggers",
-    "data.cache_gigabytes",
-    "scale.accelerator",
-    "scale.devices",
-    "scale.nodes",
-    "scale.checkpoint_minutes",
-    "scale.checkpoint_steps",
-}
-
-#: Settings that may name files and folders.
-PATHS = {
-    "init",
-    "data.clips",
-    "data.packed",
-    "data.vocabulary",
-    "distill.scores",
-    "distill.teacher",
-}
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -222,6 +194,34 @@ class EmaSettings(_Settings):
 class Recipe(_Settings):
     """All of a run. `atgnn train` saves the resolved one as ``recipe.yaml``."""
 
+    # Where data are may change: digests tell whether they are the same.
+    FREE: ClassVar = frozenset(
+        {
+            "data.clips",
+            "data.packed",
+            "data.vocabulary",
+            "description",
+            "workers",
+            "loggers",
+            "data.cache_gigabytes",
+            "scale.accelerator",
+            "scale.devices",
+            "scale.nodes",
+            "scale.checkpoint_minutes",
+            "scale.checkpoint_steps",
+        }
+    )
+    PATHS: ClassVar = frozenset(
+        {
+            "init",
+            "data.clips",
+            "data.packed",
+            "data.vocabulary",
+            "distill.scores",
+            "distill.teacher",
+        }
+    )
+
     name: str = Field(description="of the recipe")
     description: str = Field("", description="one line for lists of recipes")
     task: Literal["multi_label", "single_label"] = Field(
@@ -305,24 +305,6 @@ class Recipe(_Settings):
             )
         return network_preset(name, **changes, num_labels=num_labels)
 
-    def with_absolute_paths(self) -> "Recipe":
-        """The recipe as it is to be saved: its files are found from any working directory."""
-
-        def absolute(value: Any) -> Any:
-            if isinstance(value, (tuple, list)):
-                return [absolute(one) for one in value]
-            there = isinstance(value, str) and os.path.exists(os.path.expanduser(value))
-            return os.path.abspath(os.path.expanduser(value)) if there else value
-
-        values = self.model_dump()
-        for setting in PATHS:
-            *parents, last = setting.split(".")
-            place = values
-            for parent in parents:
-                place = place[parent]
-            place[last] = absolute(place[last])
-        return Recipe.model_validate(values)
-
 
 def recipe_of_run(out: Path, resume: bool, overrides: list[str]) -> Recipe:
     """The recipe that a run saved in its folder, with overrides.
@@ -333,40 +315,7 @@ def recipe_of_run(out: Path, resume: bool, overrides: list[str]) -> Recipe:
         raise ConfigError(
             f"a new run needs a recipe: a .yaml file or one of {', '.join(recipe_names())}"
         )
-    saved = out / "recipe.yaml"
-    if not saved.is_file():
-        raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
-    return load_recipe(saved, overrides)
-
-
-def changed_settings(saved: Recipe, asked: Recipe) -> list[str]:
-    """Settings in which two recipes of one run may not differ but do: ``key=old (now new)``.
-
-    How a run is computed and written down, `FREE`, may change.
-    """
-    old, new = (_flat(one.with_absolute_paths().model_dump(mode="json")) for one in (saved, asked))
-    return [
-        f"{key}={_short(old.get(key))} (now {_short(new.get(key))})"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and key not in FREE
-    ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + str(key)] = value
-    return flat
-
-
-def _short(value: Any) -> str:
-    """For one line."""
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"
+    return load_recipe(saved_settings(out), overrides)
 
 
 def recipe_names() -> list[str]:

@@ -1,19 +1,30 @@
 """Settings of a run: read from YAML, changed by ``key=value``, refused in one clear line."""
 
-from typing import Any, TypeVar
+import os
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
 
 from atgnn.errors import ConfigError, describe_error, did_you_mean
 
-__all__ = ["Settings", "settings_from"]
+__all__ = ["Settings", "changed_settings", "saved_settings", "settings_from"]
 
 
 class Settings(BaseModel):
-    """A frozen group of settings; unknown keys are refused."""
+    """A frozen group of settings; unknown keys are refused.
+
+    Attributes:
+        FREE: settings, by dotted names, that may change when a run goes on: how it is computed and
+            written down.
+        PATHS: settings that may name files and folders.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    FREE: ClassVar[frozenset[str]] = frozenset()
+    PATHS: ClassVar[frozenset[str]] = frozenset()
 
     def to_yaml(self) -> str:
         """The settings as a file that `settings_from` reads back."""
@@ -21,6 +32,25 @@ class Settings(BaseModel):
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         )
         return text
+
+    def with_absolute_paths(self) -> Self:
+        """The settings as they are to be saved: files are found from any working directory."""
+        values = self.model_dump()
+        for setting in self.PATHS:
+            *parents, last = setting.split(".")
+            place = values
+            for parent in parents:
+                place = place[parent]
+            place[last] = _absolute(place[last])
+        return self.model_validate(values)
+
+
+def _absolute(value: Any) -> Any:
+    """A path, or several, from the root on; what is not there stays as it is."""
+    if isinstance(value, (tuple, list)):
+        return [_absolute(one) for one in value]
+    there = isinstance(value, str) and os.path.exists(os.path.expanduser(value))
+    return os.path.abspath(os.path.expanduser(value)) if there else value
 
 
 _S = TypeVar("_S", bound=Settings)
@@ -41,6 +71,41 @@ def settings_from(kind: type[_S], text: str, origin: str, overrides: list[str] |
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"recipe {origin}: {_explain(error, kind)}") from None
+
+
+def saved_settings(out: Path) -> Path:
+    """The file that a run saved its settings in. Raises `ConfigError` where there is none."""
+    saved = out / "recipe.yaml"
+    if not saved.is_file():
+        raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
+    return saved
+
+
+def changed_settings(saved: Settings, asked: Settings) -> list[str]:
+    """Settings in which two of one run may not differ but do: ``key=old (now new)``."""
+    old, new = (_flat(one.with_absolute_paths().model_dump(mode="json")) for one in (saved, asked))
+    return [
+        f"{key}={_short(old.get(key))} (now {_short(new.get(key))})"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and key not in asked.FREE
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + str(key)] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    """For one line."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"
 
 
 def _parse(text: str, origin: str) -> Any:

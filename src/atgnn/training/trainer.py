@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from atgnn.errors import ConfigError, MissingExtraError
 from atgnn.files import write_text
+from atgnn.training.bar import EpochBar
 from atgnn.training.cluster import Cluster, accelerator
 from atgnn.training.recipe import Recipe
 from atgnn.training.resume import AtomicCheckpoints
@@ -20,8 +21,10 @@ from atgnn.training.resume import AtomicCheckpoints
 __all__ = ["check_precision", "make_trainer"]
 
 
-def make_trainer(recipe: Recipe, out: Path, cluster: Cluster, callbacks: list[Any]) -> Any:
-    """A trainer for these processes; nothing is started yet."""
+def make_trainer(
+    recipe: Recipe, out: Path, cluster: Cluster, callbacks: list[Any], unit: str = "Epoch"
+) -> Any:
+    """A trainer for these processes; nothing is started yet. `unit` is what its bar counts."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     plugins: list[Any] = [AtomicCheckpoints()]
@@ -41,7 +44,7 @@ def make_trainer(recipe: Recipe, out: Path, cluster: Cluster, callbacks: list[An
         accumulate_grad_batches=recipe.optim.accumulate,
         gradient_clip_val=recipe.optim.gradient_clip or None,
         logger=_loggers(recipe, out, cluster) or False,
-        callbacks=callbacks,
+        callbacks=[*callbacks, EpochBar(unit)],
         default_root_dir=out,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -28,10 +28,10 @@ from atgnn.errors import ConfigError
 from atgnn.files import write_rows, write_text
 from atgnn.training.cluster import Cluster, accelerator
 from atgnn.training.environment import describe_environment
-from atgnn.training.folder import append_row, note_start
+from atgnn.training.folder import append_row, check_folder, note_start
 from atgnn.training.norms import measure_norms
 from atgnn.training.pretrain.module import PretrainModule
-from atgnn.training.pretrain.settings import PretrainSettings, load_settings
+from atgnn.training.pretrain.settings import PretrainSettings
 from atgnn.training.pretrain.sounds import Sounds, find_recordings
 from atgnn.training.pretrain.views import PairLoader
 from atgnn.training.resume import ResumePoint, resume_file
@@ -64,7 +64,8 @@ def pretrain(
         ClipsError: nothing there can be read.
     """
     check_precision(settings.as_recipe())
-    _check_folder(settings, out, resume)
+    settings = settings.with_absolute_paths()
+    check_folder(settings, out, resume)
     unreadable: dict[Path, str] = {}
     rate = settings.front_end_config().sample_rate
     found = find_recordings(settings.sounds.paths, rate, unreadable.__setitem__, progress)
@@ -88,21 +89,10 @@ def _learn(
     loader = PairLoader(sounds, settings, settings.optim.steps_each)
     keeper = _Keeper(out, say)
     point = ResumePoint(resume_file(out), settings.checkpoint_minutes, 0)
-    trainer = make_trainer(settings.as_recipe(), out, Cluster(), [keeper, point])
+    trainer = make_trainer(settings.as_recipe(), out, Cluster(), [keeper, point], "Row")
     fit(trainer, module, (loader,), resume_file(out) if resume else None)
     _pass_over(out, sounds.failures, say)
     return _finish(settings, out, module, loader, keeper)
-
-
-def _check_folder(settings: PretrainSettings, out: Path, resume: bool) -> None:
-    """A new run needs an empty folder, a resumed one a folder of the same settings."""
-    saved = out / "recipe.yaml"
-    if resume and not saved.is_file():
-        raise ConfigError(f"nothing to resume in {out}: it has no recipe.yaml")
-    if resume and load_settings(saved) != settings:
-        raise ConfigError(f"{saved} says otherwise: resume needs the same sounds and settings")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is not empty: give --resume to go on, or another --out")
 
 
 def _claim(settings: PretrainSettings, out: Path, sounds: Sounds) -> None:

@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -104,6 +104,9 @@ class ScheduleSettings(Settings):
 
 class PretrainSettings(Settings):
     """All of a pre-training run; it is saved as ``recipe.yaml``."""
+
+    FREE: ClassVar = frozenset({"workers", "sounds.cache_gigabytes", "checkpoint_minutes"})
+    PATHS: ClassVar = frozenset({"sounds.paths"})
 
     method: Literal["views", "masked", "both"] = Field(
         "both",
