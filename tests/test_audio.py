@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from atgnn import audio
-from atgnn.errors import AtgnnError, AudioError, MissingExtraError
+from atgnn.errors import AtgnnError, AudioError, ClipsError, MissingExtraError
 
 RNG = np.random.default_rng(7)
 NOISE = (0.1 * RNG.standard_normal(30_000)).astype(np.float32)
@@ -435,7 +435,7 @@ def test_find_sounds(tmp_path):
     assert found == ["a.FLAC", "b.wav", "deep/er/c.mp3", "deep/film.webm"]
     (tmp_path / "none").mkdir()
     for folder, problem in (("none", "no sounds"), ("b.wav", "is a file"), ("no", "no such")):
-        with pytest.raises(AudioError, match=problem):
+        with pytest.raises(ClipsError, match=problem):
             audio.find_sounds(os.path.join(tmp_path, folder))
 
 

@@ -367,7 +367,10 @@ def test_fsd50k_is_fetched_unpacked_and_prepared_by_one_command(server, tmp_path
     server.drops = [10**6, 30_000, 5]  # the record comes whole, the first files do not
     command = ["prepare", "fsd50k", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]
     alone = CliRunner().invoke(app, [*command, "--mirror", record])
-    assert (alone.exit_code, "give both, or none" in alone.output) == (2, True)
+    assert (alone.exit_code, "--mirror does nothing without --download" in alone.output) == (
+        2,
+        True,
+    )
     result = CliRunner().invoke(app, [*command, "--download", "--mirror", record])
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -226,7 +226,7 @@ def test_what_is_no_list_of_segments_is_one_line(tmp_path):
     with pytest.raises(ClipsError, match="cannot be read as a list"):
         read_audioset(tmp_path, [str(tmp_path / "b.csv")])
     (tmp_path / "a.csv").write_text(OFFICIAL)
-    with pytest.raises(AudioError, match="no such folder"):
+    with pytest.raises(ClipsError, match="no such folder"):
         read_audioset(tmp_path / "none", [str(tmp_path / "a.csv")])
 
 

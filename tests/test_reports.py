@@ -537,7 +537,10 @@ def test_compare_two_score_files(made, tmp_path):
     [
         (["evaluate", "only"], "expected MODEL CLIPS"),
         (["evaluate", "a", "b", "--scores", "c"], "expected MODEL CLIPS"),
-        (["evaluate", "a", "--scores", "c", "--background", "d"], "--background needs a model"),
+        (
+            ["evaluate", "a", "--scores", "c", "--background", "d"],
+            "--background does nothing with --scores",
+        ),
         (["evaluate", "a", "--scores", "none.parquet"], "no score file none.parquet"),
         (["compare", "none.parquet", "b", "c"], "no score file none.parquet"),
     ],

@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from atgnn.errors import AudioError, MissingExtraError
+from atgnn.errors import AudioError, ClipsError, MissingExtraError
 
 __all__ = [
     "SUFFIXES",
@@ -164,12 +164,12 @@ def is_sound(path: str | os.PathLike[str]) -> bool:
 def find_sounds(folder: str | os.PathLike[str]) -> list[Path]:
     """All sounds in a folder and its subfolders, sorted; hidden files and folders are skipped.
 
-    AudioError when it is not a folder or holds no sounds.
+    ClipsError when it is not a folder or holds no sounds: the input, not a recording, is wrong.
     """
     found = [Path(path) for path in walk_sounds(folder)]
     if not found:
         endings = ".wav, .flac, .ogg, .mp3, .m4a and the like"
-        raise AudioError(f"{_printable(folder)}: no sounds in this folder (looked for {endings})")
+        raise ClipsError(f"{_printable(folder)}: no sounds in this folder (looked for {endings})")
     return sorted(found)
 
 
@@ -179,12 +179,12 @@ def walk_sounds(
     """Paths of the sounds in a folder and its subfolders, as they come; hidden ones are skipped.
 
     With `links`, links to folders are followed, each folder once. `more` are further file name
-    endings to look for. AudioError when it is no folder.
+    endings to look for. ClipsError when it is no folder.
     """
     endings = SUFFIXES.union(more)
     if not os.path.isdir(folder):
         problem = "is a file, not a folder" if os.path.exists(folder) else "no such folder"
-        raise AudioError(f"{_printable(folder)}: {problem}")
+        raise ClipsError(f"{_printable(folder)}: {problem}")
     seen: set[tuple[int, int]] = set()
     for root, folders, files in os.walk(folder, followlinks=links):
         if links:  # a link may point to a folder above it

@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from atgnn.cli.base import BatchOption, DeviceOption, ForceOption, PrecisionOption, app
+from atgnn.cli.base import (
+    BatchOption,
+    DeviceOption,
+    ForceOption,
+    PrecisionOption,
+    app,
+    refuse_idle,
+)
 
 
 @app.command()
@@ -41,6 +48,7 @@ def average(
 
 @app.command()
 def ensemble(
+    context: typer.Context,
     parts: Annotated[
         list[Path],
         typer.Argument(metavar="PART...", help="Score files, checkpoints, runs (their epochs)."),
@@ -65,6 +73,9 @@ def ensemble(
     show_warnings()
     check_new(out, force)
     files, models = members(parts, clips is not None)
+    if not models:
+        why = "with score files alone, where no model listens"
+        refuse_idle(context, why, "device", "precision", "batch_size")
     tables = [ScoreTable.read(file) for file in files]
     chosen = open_clips(clips) if clips is not None and models else None
     for model in models:

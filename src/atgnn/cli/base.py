@@ -1,22 +1,30 @@
 """The command line's frame: the application, options of many commands, errors as one line."""
 
+import dataclasses
+import functools
+import inspect
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
 from atgnn import __version__
-from atgnn.errors import AtgnnError, AudioError
+from atgnn.errors import AtgnnError, AudioError, ConfigError
 
 __all__ = [
     "BatchOption",
     "DeviceOption",
+    "FoldOption",
     "ForceOption",
     "ModelOption",
     "PrecisionOption",
+    "SplitOption",
     "app",
+    "grouped",
+    "refuse_idle",
 ]
 
 
@@ -89,6 +97,70 @@ BatchOption = Annotated[
     typer.Option(min=1, help="Windows that go through the network together."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+FoldOption = Annotated[int | None, typer.Option(help="Only this fold.")]
+SplitOption = Annotated[str | None, typer.Option(help="Only this split.")]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Lets a command take options that it shares with others as one argument: a dataclass.
+
+    Each field of it, an ``Annotated`` option, becomes an option of the command.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    flat: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        hint = hints[parameter.name]
+        if dataclasses.is_dataclass(hint):
+            groups[parameter.name] = hint
+            flat += _fields_as_parameters(hint)
+        else:
+            flat.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
+
+    @functools.wraps(command)
+    def flattened(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(
+                **{one.name: given.pop(one.name) for one in dataclasses.fields(kind)}
+            )
+        command(**given)
+
+    seen: Any = flattened  # typer is to see the options one by one
+    del seen.__wrapped__
+    seen.__annotations__, seen.__signature__ = {}, inspect.Signature(flat)
+    return flattened
+
+
+def _fields_as_parameters(kind: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty
+            if field.default is dataclasses.MISSING
+            else field.default,
+            annotation=hints[field.name],
+        )
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def refuse_idle(context: typer.Context, why: str, *names: str) -> None:
+    """Refuse options that were given, but do nothing with the others.
+
+    `names` are the command's parameters. Raises `ConfigError`: ``--device does nothing WHY``.
+    """
+    options = {one.name: one.opts[0] for one in context.command.params}
+    idle = [options[name] for name in names if _was_given(context, name)]
+    if idle:
+        verb = "does" if len(idle) == 1 else "do"
+        raise ConfigError(f"{' and '.join(idle)} {verb} nothing {why}: leave it out")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,14 +1,28 @@
 """``atgnn evaluate`` and ``atgnn compare``."""
 
 import json
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atgnn.cli.base import BatchOption, DeviceOption, ForceOption, PrecisionOption, app
+from atgnn.cli.base import (
+    BatchOption,
+    DeviceOption,
+    FoldOption,
+    ForceOption,
+    PrecisionOption,
+    SplitOption,
+    app,
+    grouped,
+    refuse_idle,
+)
 from atgnn.errors import ConfigError
+
+if TYPE_CHECKING:
+    from atgnn.data.clips import Clips
 
 
 class Negatives(str, Enum):
@@ -18,38 +32,93 @@ class Negatives(str, Enum):
     COLLECTION = "collection"
 
 
-ReportOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder for a report: HTML, Markdown, JSON and curves as pictures."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-FoldOption = Annotated[int | None, typer.Option(help="Only this fold.")]
-SplitOption = Annotated[str | None, typer.Option(help="Only this split.")]
-PerClassOption = Annotated[
-    bool, typer.Option("--per-class/--summary", help="With a row per label, or without.")
-]
-LabelColumnOption = Annotated[
-    str | None, typer.Option(help="Column of the table that names the labels.")
-]
-IgnoreOption = Annotated[
-    bool, typer.Option("--ignore-unknown-labels", help="Pass over labels foreign to the model.")
-]
-SkipOption = Annotated[
-    bool, typer.Option("--skip-bad", help="Pass over clips without scores and count them.")
-]
-NegativesOption = Annotated[
-    Negatives,
-    typer.Option(help="Negatives of a label: all clips, or those of collections that have it."),
-]
-AsMarkedOption = Annotated[
-    bool, typer.Option("--as-marked", help="Labels as marked, not completed by the ontology.")
-]
-ResamplesOption = Annotated[int, typer.Option(min=100, help="Resamples behind the intervals.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the resamples.")]
+@dataclass(frozen=True)
+class Judging:
+    """Options of both commands: which clips, how they are judged, how that is shown."""
+
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a report: HTML, Markdown, JSON and curves as pictures."),
+    ] = None
+    force: ForceOption = False
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+    fold: FoldOption = None
+    split: SplitOption = None
+    per_class: Annotated[
+        bool, typer.Option("--per-class/--summary", help="With a row per label, or without.")
+    ] = True
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of the table that names the labels.")
+    ] = None
+    ignore_unknown_labels: Annotated[
+        bool, typer.Option("--ignore-unknown-labels", help="Pass over labels foreign to the model.")
+    ] = False
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over clips without scores and count them.")
+    ] = False
+    negatives: Annotated[
+        Negatives,
+        typer.Option(help="Negatives of a label: all clips, or those of collections that have it."),
+    ] = Negatives.ALL
+    as_marked: Annotated[
+        bool, typer.Option("--as-marked", help="Labels as marked, not completed by the ontology.")
+    ] = False
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples behind the intervals.")] = 1000
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0
+
+    def check(self, context: typer.Context) -> None:
+        """What can be known to be wrong before anything is computed."""
+        from atgnn.evaluate.written import check_report_folder
+
+        if self.report is None:
+            refuse_idle(context, "without --report", "force")
+        else:
+            check_report_folder(self.report, self.force)
+        if self.as_json:
+            refuse_idle(context, "with --json, which has everything", "per_class")
+
+    def open(self, path: str) -> "tuple[Any, Clips]":
+        """What lies at `path`, and the clips of it that are asked for."""
+        from atgnn.data.store import clips_of, open_clips
+        from atgnn.evaluate import choose_clips
+
+        opened = open_clips(path)
+        return opened, choose_clips(
+            clips_of(opened), fold=self.fold, split=self.split, label_column=self.label_column
+        )
+
+    def settings(self, path: str) -> dict[str, Any]:
+        """What the measuring functions are told, of clips at `path`."""
+        fold = [] if self.fold is None else [f"fold {self.fold}"]
+        return {
+            "ignore_unknown_labels": self.ignore_unknown_labels,
+            "skip_bad": self.skip_bad,
+            "negatives": self.negatives.value,
+            "as_marked": self.as_marked,
+            "resamples": self.resamples,
+            "seed": self.seed,
+            "subject": ", ".join([path, *fold, *filter(None, [self.split])]),
+        }
+
+    def show(self, found: Any) -> None:
+        """Print a report or comparison and write its folder."""
+        from rich.console import Console
+
+        from atgnn.evaluate import write_report
+        from atgnn.terminal import say
+
+        if self.as_json:
+            typer.echo(json.dumps(found.to_dict()))
+        else:
+            Console(highlight=False).print(found.render(self.per_class))
+        if self.report is not None:
+            say(f"the report is in {write_report(found, self.report, self.force)}")
 
 
 @app.command()
+@grouped
 def evaluate(
+    context: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -58,26 +127,14 @@ def evaluate(
             "alone.",
         ),
     ],
+    judging: Judging,
     scores: Annotated[
         Path | None, typer.Option(help="A score file (`atgnn score`) in place of the model.")
     ] = None,
-    report: ReportOption = None,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-    fold: FoldOption = None,
-    split: SplitOption = None,
-    per_class: PerClassOption = True,
-    label_column: LabelColumnOption = None,
-    ignore_unknown_labels: IgnoreOption = False,
-    skip_bad: SkipOption = False,
-    negatives: NegativesOption = Negatives.ALL,
     background: Annotated[
         str | None,
         typer.Option(help="Sounds without any label of the model: count false alarms there."),
     ] = None,
-    as_marked: AsMarkedOption = False,
-    resamples: ResamplesOption = 1000,
-    seed: SeedOption = 0,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     batch_size: BatchOption = None,
@@ -85,143 +142,72 @@ def evaluate(
     """Measure a model on clips with known labels: mAP, AUC, d', lwlrap, accuracy, intervals."""
     from dataclasses import replace
 
-    from atgnn.data.store import clips_of, open_clips
-    from atgnn.evaluate import background_clips, choose_clips, evaluate_table, false_alarms
+    from atgnn.evaluate import background_clips, evaluate_table, false_alarms
     from atgnn.evaluate import evaluate as measure
     from atgnn.scoring import ScoreTable
     from atgnn.tagger import Tagger
     from atgnn.terminal import counter, show_warnings
 
     show_warnings()
-    _check(inputs, scores, background, report, force)
-    judged: ScoreTable | Tagger
+    _check_inputs(context, inputs, scores)
+    judging.check(context)
+    clips, settings = inputs[-1], judging.settings(inputs[-1])
     if scores is not None:
-        judged = ScoreTable.read(scores)
-    else:
-        judged = Tagger.from_pretrained(inputs[0], device, precision)
-    opened = open_clips(inputs[-1])
-    chosen = choose_clips(clips_of(opened), fold=fold, split=split, label_column=label_column)
-    settings: dict[str, Any] = {
-        "ignore_unknown_labels": ignore_unknown_labels,
-        "skip_bad": skip_bad,
-        "negatives": negatives.value,
-        "as_marked": as_marked,
-        "resamples": resamples,
-        "seed": seed,
-        "subject": _clips_name(inputs[-1], fold, split),
-    }
-    if isinstance(judged, ScoreTable):
-        name = judged.source or str(scores)
-        with counter(resamples) as progress:
-            found = evaluate_table(judged, chosen, resampling=progress, name=name, **settings)
-    else:
-        with counter(len(chosen)) as progress:
-            found = measure(
-                judged,
-                chosen,
-                opened=opened,
-                batch_size=batch_size,
-                progress=progress,
-                name=inputs[0],
-                **settings,
+        table = ScoreTable.read(scores)
+        name = table.source or str(scores)
+        _, chosen = judging.open(clips)
+        with counter(judging.resamples) as progress:
+            found = evaluate_table(table, chosen, resampling=progress, name=name, **settings)
+        judging.show(found)
+        return
+    tagger = Tagger.from_pretrained(inputs[0], device, precision)
+    opened, chosen = judging.open(clips)
+    heard: dict[str, Any] = {"batch_size": batch_size}
+    with counter(len(chosen)) as progress:
+        found = measure(
+            tagger, chosen, opened=opened, progress=progress, name=inputs[0], **heard, **settings
+        )
+    if background is not None:
+        silent = background_clips(background)
+        with counter(len(silent)) as progress:
+            alarms = false_alarms(
+                tagger, silent, skip_bad=judging.skip_bad, progress=progress, **heard
             )
-        if background is not None:
-            silent = background_clips(background)
-            with counter(len(silent)) as progress:
-                alarms = false_alarms(
-                    judged, silent, batch_size=batch_size, skip_bad=skip_bad, progress=progress
-                )
-            found = replace(found, background=alarms)
-    _show(found, as_json, per_class, report, force)
+        found = replace(found, background=alarms)
+    judging.show(found)
 
 
 @app.command()
+@grouped
 def compare(
+    context: typer.Context,
     first: Annotated[Path, typer.Argument(metavar="SCORES_A", help="Score file of model A.")],
     second: Annotated[Path, typer.Argument(metavar="SCORES_B", help="Score file of model B.")],
     clips: Annotated[str, typer.Argument(help="A table, folder or packed folder of clips.")],
-    report: ReportOption = None,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-    fold: FoldOption = None,
-    split: SplitOption = None,
-    per_class: PerClassOption = True,
-    label_column: LabelColumnOption = None,
-    ignore_unknown_labels: IgnoreOption = False,
-    skip_bad: SkipOption = False,
-    negatives: NegativesOption = Negatives.ALL,
-    as_marked: AsMarkedOption = False,
-    resamples: ResamplesOption = 1000,
-    seed: SeedOption = 0,
+    judging: Judging,
 ) -> None:
     """Compare two models by their scores of the same clips: what B gains on A, with intervals."""
-    from atgnn.data.store import clips_of, open_clips
-    from atgnn.evaluate import choose_clips
     from atgnn.evaluate import compare as differ
-    from atgnn.evaluate.written import check_report_folder
     from atgnn.scoring import ScoreTable
     from atgnn.terminal import counter, show_warnings
 
     show_warnings()
-    if report is not None:
-        check_report_folder(report, force)
+    judging.check(context)
     tables = ScoreTable.read(first), ScoreTable.read(second)
-    table = clips_of(open_clips(clips))
-    chosen = choose_clips(table, fold=fold, split=split, label_column=label_column)
-    with counter(resamples) as progress:
-        found = differ(
-            *tables,
-            chosen,
-            names=(str(first), str(second)),
-            ignore_unknown_labels=ignore_unknown_labels,
-            skip_bad=skip_bad,
-            negatives=negatives.value,
-            as_marked=as_marked,
-            resamples=resamples,
-            seed=seed,
-            progress=progress,
-            subject=_clips_name(clips, fold, split),
-        )
-    _show(found, as_json, per_class, report, force)
+    _, chosen = judging.open(clips)
+    names, settings = (str(first), str(second)), judging.settings(clips)
+    with counter(judging.resamples) as progress:
+        found = differ(*tables, chosen, names=names, progress=progress, **settings)
+    judging.show(found)
 
 
-def _check(
-    inputs: list[str],
-    scores: Path | None,
-    background: str | None,
-    report: Path | None,
-    force: bool,
-) -> None:
-    """What can be known to be wrong before anything is computed."""
-    from atgnn.evaluate.written import check_report_folder
-
+def _check_inputs(context: typer.Context, inputs: list[str], scores: Path | None) -> None:
+    """A model and clips, or scores and clips, and no option of the other."""
     if len(inputs) != (2 if scores is None else 1):
         raise ConfigError(
             f"got {' '.join(inputs)!r}{'' if scores is None else ' and --scores'}: expected "
             "MODEL CLIPS, or --scores FILE CLIPS"
         )
-    if background is not None and scores is not None:
-        raise ConfigError("--background needs a model: false alarms are counted window by window")
-    if report is not None:
-        check_report_folder(report, force)
-
-
-def _clips_name(path: str, fold: int | None, split: str | None) -> str:
-    """The clips as a report's title calls them."""
-    parts = [path, *([f"fold {fold}"] if fold is not None else []), *([split] if split else [])]
-    return ", ".join(parts)
-
-
-def _show(found: Any, as_json: bool, per_class: bool, report: Path | None, force: bool) -> None:
-    """Print a report or comparison and write its folder."""
-    from rich.console import Console
-
-    from atgnn.evaluate import write_report
-    from atgnn.terminal import say
-
-    if as_json:
-        typer.echo(json.dumps(found.to_dict()))
-    else:
-        Console(highlight=False).print(found.render(per_class))
-    if report is not None:
-        say(f"the report is in {write_report(found, report, force)}")
+    if scores is not None:
+        why = "with --scores, where no model listens"
+        refuse_idle(context, why, "background", "device", "precision", "batch_size")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from atgnn.cli.base import app
+from atgnn.cli.base import app, refuse_idle
 
 
 @app.command()
@@ -37,6 +37,7 @@ def models(
 
 @app.command()
 def recipes(
+    context: typer.Context,
     name: Annotated[
         str | None, typer.Argument(help="A recipe that ships, or a YAML file: show its settings.")
     ] = None,
@@ -54,6 +55,7 @@ def recipes(
     from atgnn.training.recipe import load_recipe, recipe_names
 
     if name is None:
+        refuse_idle(context, "without a recipe", "settings", "as_yaml", "as_markdown")
         for one in recipe_names():
             typer.echo(f"{one:<20} {load_recipe(one).description}")
         return

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from atgnn.cli.base import BatchOption, DeviceOption, ForceOption, PrecisionOption, app
+from atgnn.cli.base import (
+    BatchOption,
+    DeviceOption,
+    FoldOption,
+    ForceOption,
+    PrecisionOption,
+    SplitOption,
+    app,
+    refuse_idle,
+)
 
 
 @app.command()
@@ -13,8 +22,8 @@ def score(
     model: Annotated[str, typer.Argument(help="A shipped model, a folder or a hub name.")],
     clips: Annotated[str, typer.Argument(help="A table or folder of clips, packed ones too.")],
     out: Annotated[Path, typer.Option(help="The score file, .parquet.")],
-    fold: Annotated[int | None, typer.Option(help="Only this fold.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    fold: FoldOption = None,
+    split: SplitOption = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out clips that cannot be read.")
     ] = False,
@@ -59,14 +68,15 @@ def score(
 
 @app.command()
 def calibrate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A shipped model, a folder or a hub name.")],
     scores: Annotated[
         list[Path], typer.Option(help="Scores of clips it did not learn from; one file a fold.")
     ],
     clips: Annotated[str, typer.Option(help="The table of these clips, or a packed folder.")],
     out: Annotated[Path, typer.Option(help="The new checkpoint.")],
-    fold: Annotated[int | None, typer.Option(help="Only clips of this fold.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
+    fold: FoldOption = None,
+    split: SplitOption = None,
     thresholds: Annotated[
         bool, typer.Option("--thresholds/--no-thresholds", help="Fit thresholds.")
     ] = True,
@@ -100,6 +110,10 @@ def calibrate(
 
     show_warnings()
     check_new(out, force)
+    if one_threshold:
+        refuse_idle(context, "with --one-threshold", "shrink")
+    if not thresholds:
+        refuse_idle(context, "with --no-thresholds", "shrink", "one_threshold")
     opened = open_clips(clips)
     result = fit(
         Checkpoint.from_pretrained(model),

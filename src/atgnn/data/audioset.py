@@ -47,7 +47,7 @@ def read_audioset(
 
     A list is a path, or SPLIT=PATH; without it, the split follows from the file's name. With
     `whole_videos`, sounds are whole videos and every clip is cut out of one; else a sound is a
-    clip. Raises `ClipsError` for a list that is none, `AudioError` where `folder` is no folder.
+    clip. Raises `ClipsError` for a list that is none, or where `folder` is no folder.
     """
     given = dict(_split_and_path(entry) for entry in lists)
     splits = (*(split for split in given.values() if split not in SPLITS), *SPLITS)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from atgnn.errors import AtgnnError, AudioError, ClipsError, LabelError, MissingExtraError
+from atgnn.errors import AtgnnError, ClipsError, LabelError, MissingExtraError
 from atgnn.files import new_file
 from atgnn.labels import Ontology, Vocabulary
 
@@ -168,7 +168,7 @@ class Clips(Sequence[Clip]):
         folder = folder.resolve()
         try:
             sounds = find_sounds(folder)
-        except AudioError:
+        except ClipsError:
             sounds = []
         loose = [file for file in sounds if file.parent == folder]
         if loose:

@@ -34,7 +34,7 @@ def read_table(
 def read_folders(root: Path, vocabulary: Vocabulary | None = None, links: bool = False) -> Listing:
     """A folder whose folders are labels; or train, val and test folders with such folders in them.
 
-    Raises `ClipsError` where sounds lie in no label's folder, `AudioError` where it is no folder.
+    Raises `ClipsError` where it is no folder, or sounds lie in no label's folder.
     """
     root = root.resolve()
     sounds = sorted(map(Path, walk_sounds(root, links)))
