@@ -85,14 +85,12 @@ class SpatialNorm(nn.Module):
 
     def forward(self, patches: Patches) -> Patches:
         """``(B, F, T, inputs)`` to ``(B, ceil(F / stride), ceil(T / stride), outputs)``."""
-        x, lengths = patches
-        mask = patches.mask
+        x, mask = patches.x, patches.mask
         if mask is not None:
-            assert lengths is not None
-            x, lengths = x.masked_fill(~mask[..., None], 0), -(-lengths // self.stride)
+            x = x.masked_fill(~mask[..., None], 0)
         image = x.contiguous().permute(0, 3, 1, 2)  # what oneDNN and cuDNN call channels-last
         image = functional.pad(image, (self.before, self.after) * 2)
-        out = Patches(self.conv(image).permute(0, 2, 3, 1).contiguous(), lengths)
+        out = patches.at_stride(self.stride, self.conv(image).permute(0, 2, 3, 1).contiguous())
         return out.with_features(functional.relu6(self.norm(out.x, out.mask)))
 
 
@@ -144,7 +142,7 @@ class EfficientNetLite(nn.Module):
 
         What lies beyond a clip's `lengths` ``(B,)`` has no influence on its logits.
         """
-        features, steps = self.features(mel, lengths)
+        features, steps, _ = self.features(mel, lengths)
         out: Tensor = self.classifier(self.dropout(mean_nodes(features, steps)))
         return out
 

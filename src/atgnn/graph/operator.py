@@ -27,6 +27,7 @@ from atgnn.errors import KernelError
 from atgnn.graph.kernels import cpu, plain
 from atgnn.graph.neighbours import Distance
 from atgnn.graph.position import NO_POSITION, Position
+from atgnn.graph.removal import without_removed
 
 __all__ = ["BACKENDS", "KernelWarning", "backend_in_use", "knn_extremum", "use_backend"]
 
@@ -64,7 +65,8 @@ def knn_extremum(
         k: neighbours of a node.
         dilation: d.
         position: added to the squared distance.
-        lengths: ``(B,)`` valid columns of the candidates' grid; None: all are valid.
+        lengths: ``(B,)`` valid columns of the candidates' grid, or a mask ``(B, F, T)`` of it,
+            False where a node was removed; None: all are valid.
         columns: columns of the candidates' grid; by default those of `position`, or M: one row.
         reduce: "max" or "min".
         distance: "cosine" L2-normalises the vectors before they are ranked, not what is reduced.
@@ -82,6 +84,15 @@ def knn_extremum(
         columns = candidates.shape[1] if position.by_time is None else position.by_time.shape[-1]
     _check(query, candidates, k, dilation, lengths, columns)
     _check_position(query, candidates, position, columns)
+    if lengths is not None and lengths.ndim == 3:
+        mask = lengths.flatten(1)
+        candidates, position, lengths, own = without_removed(candidates, position, mask)
+        extremum, places = knn_extremum(
+            query, candidates, k, dilation,
+            position=position, lengths=lengths, reduce=reduce, distance=distance,
+        )  # fmt: skip
+        near = own.gather(1, places.long().flatten(1)).view_as(places)
+        return extremum, near.int()
     for other in (candidates, lengths, *position):
         if other is not None and other.device != query.device:
             raise ValueError(f"query is on {query.device}, what goes with it on {other.device}")
@@ -121,8 +132,11 @@ def _check(
         raise ValueError(f"k and dilation must be 1 or more, got {k} and {dilation}")
     if columns < 1 or candidates.shape[1] % columns:
         raise ValueError(f"{candidates.shape[1]} candidates do not make rows of {columns}")
-    if lengths is not None and lengths.shape != query.shape[:1]:
-        raise ValueError(f"expected {query.shape[0]} lengths, got {tuple(lengths.shape)}")
+    grid = (query.shape[0], candidates.shape[1] // columns, columns)
+    if lengths is not None and tuple(lengths.shape) not in (grid[:1], grid):
+        raise ValueError(
+            f"expected {query.shape[0]} lengths or a mask {grid}, got {tuple(lengths.shape)}"
+        )
 
 
 def _check_position(query: Tensor, candidates: Tensor, position: Position, columns: int) -> None:

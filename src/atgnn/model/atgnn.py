@@ -69,8 +69,11 @@ class ATGNN(nn.Module):
             Logits ``(B, S)``.
         """
         check_input(self.config, mel, lengths)
-        stages = self.encoder(mel, lengths)
-        patch_logits = self.patch_head(stages[-1][-1])
+        return self.scored(self.encoder(mel, lengths))
+
+    def scored(self, stages: list[list[Patches]]) -> Tensor:
+        """Patch nodes after every block, by stage, to logits ``(B, S)``."""
+        patch_logits: Tensor = self.patch_head(stages[-1][-1])
         label_logits = self.label_branch(stages)
         return patch_logits + label_logits
 
@@ -86,7 +89,7 @@ class PatchHead(nn.Module):
 
     def hidden(self, patches: Patches) -> Tensor:
         """``(B, F, T, C)`` to what the last linear map reads, ``(B, H)``."""
-        pooled = mean_nodes(patches.x, patches.lengths)
+        pooled = mean_nodes(patches.x, patches.valid)
         out: Tensor = self.dropout(self.fc1.norm(self.fc1.linear(pooled), gelu=True))
         return out
 

@@ -134,7 +134,7 @@ class PatchLabelGraph(nn.Module):
             l_i,
             patches.x.flatten(1, 2),  # (B, N, D)
             self.k,
-            lengths=patches.lengths,
+            lengths=patches.valid,
             columns=patches.x.shape[2],
             reduce="min",
             distance=self.distance,

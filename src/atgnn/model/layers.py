@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.distributed import own_rows, part
-from atgnn.graph import mean_nodes, node_mask
+from atgnn.graph import coarser, mean_nodes, node_mask
 from atgnn.model.config import LayoutConfig
 from atgnn.model.fused import grouped_linear, normalise, normalise_gelu_linear
 
@@ -33,27 +33,50 @@ __all__ = [
 
 
 class Patches(NamedTuple):
-    """Patch nodes on their frequency x time grid, and how much of it is sound."""
+    """Patch nodes on their frequency x time grid, and which of them there are."""
 
     x: Tensor  # (B, F, T, C)
     lengths: Tensor | None  # (B,) valid columns of each clip; None when all are valid
+    kept: Tensor | None = None  # (B, F, T), False where a node was removed; None when none was
 
     @property
     def mask(self) -> Tensor | None:
-        """``(B, F, T)``, True where a node is sound."""
+        """``(B, F, T)``, True where there is a node; None when they are all there."""
         if self.lengths is None:
-            return None
-        return node_mask(self.lengths, self.x.shape[1], self.x.shape[2])
+            return self.kept
+        sound = node_mask(self.lengths, self.x.shape[1], self.x.shape[2])
+        return sound if self.kept is None else sound & self.kept
+
+    @property
+    def valid(self) -> Tensor | None:
+        """What says which nodes there are, as briefly as can be: lengths, or else the mask."""
+        return self.lengths if self.kept is None else self.mask
 
     def with_features(self, x: Tensor) -> "Patches":
         """The same grid with other features."""
-        return Patches(x, self.lengths)
+        return self._replace(x=x)
+
+    def at_stride(self, stride: int, x: Tensor) -> "Patches":
+        """Features ``(B, ceil(F / stride), ceil(T / stride), C)`` of a grid made of this one.
+
+        A node is there if one of the stride x stride nodes at its place is.
+        """
+        kept = None if self.kept is None else coarser(self.mask, stride)
+        return Patches(x, coarser(self.lengths, stride), kept)
+
+    def keeping(self, kept: Tensor) -> "Patches":
+        """The same without the nodes at which `kept` ``(B, F, T)`` is False.
+
+        What is made of these patches is made as though the others had never been there: they are
+        nobody's neighbour, and no mean counts them.
+        """
+        return self._replace(kept=kept if self.kept is None else self.kept & kept)
 
 
 def spread_of(patches: Patches) -> Tensor:
     """Mean and standard deviation over the nodes: ``(B, F, T, C)`` to ``(B, 2 C)``."""
-    mean = mean_nodes(patches.x, patches.lengths)
-    square = mean_nodes((patches.x - mean[:, None, None]).square(), patches.lengths)
+    mean = mean_nodes(patches.x, patches.valid)
+    square = mean_nodes((patches.x - mean[:, None, None]).square(), patches.valid)
     return torch.cat([mean, (square + 1e-6).sqrt()], 1)
 
 
@@ -131,15 +154,13 @@ class ConvNorm(nn.Module):
 
         Padding is zeroed first, so that a clip sees the same zeros beyond its end in any batch.
         """
-        x, lengths = patches
-        mask = patches.mask
+        x, mask = patches.x, patches.mask
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
-            lengths = -(-lengths // self.stride)  # type: ignore[operator]
         # The permuted view of contiguous nodes is what cuDNN and oneDNN call channels-last: nothing
         # is copied between layers. Any other stride would send them down a path ten times slower.
         x = self.conv(x.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-        out = Patches(x, lengths)
+        out = patches.at_stride(self.stride, x)
         return out.with_features(self.norm(x, out.mask, gelu))
 
 

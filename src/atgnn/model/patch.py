@@ -78,7 +78,7 @@ class AbsolutePosition(nn.Module):
 
     def forward(self, patches: Patches) -> Patches:
         """``(B, F, T, C)`` to the same."""
-        x, lengths = patches
+        x, lengths = patches.x, patches.lengths
         columns, time = self.table.shape[1], x.shape[2]
         if time <= columns:
             return patches.with_features(x + self.table[:, :time])
@@ -181,7 +181,7 @@ class Grapher(nn.Module):
         """``(B, F, T, C)`` to the same; `position` is that of the stage's geometry."""
         mask = patches.mask
         x = self.fc1(patches.x, mask)
-        cells, lengths = pool_nodes(x, self.ratio, patches.lengths)  # (B, F', T', C)
+        cells, valid = pool_nodes(x, self.ratio, patches.valid)  # (B, F', T', C)
         x_i, y_j = x.flatten(1, 2), cells.flatten(1, 2)  # (B, N, C), (B, M, C)
         max_j, _ = knn_extremum(
             x_i,
@@ -189,7 +189,7 @@ class Grapher(nn.Module):
             self.k,
             self.dilation,
             position=position,
-            lengths=lengths,
+            lengths=valid,
             columns=cells.shape[2],
             distance=self.distance,
         )
@@ -273,8 +273,16 @@ class PatchEncoder(nn.Module):
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> list[list[Patches]]:
         """``(B, T, n_mels[, in_channels])`` to the patch nodes after every block, by stage."""
+        return self.through(self.nodes(mel, lengths))
+
+    def nodes(self, mel: Tensor, lengths: Tensor | None = None) -> Patches:
+        """``(B, T, n_mels[, in_channels])`` to the patch nodes that the first block gets."""
         image = mel.reshape(*mel.shape[:3], -1).transpose(1, 2)  # (B, F, T, in_channels)
-        patches = self.position(self.stem(Patches(image, lengths)))
+        out: Patches = self.position(self.stem(Patches(image, lengths)))
+        return out
+
+    def through(self, patches: Patches) -> list[list[Patches]]:
+        """What `nodes` gave, or a part of it, to the patch nodes after every block, by stage."""
         stages = []
         for stage in self.stages:
             stages.append(list(stage(patches)))
