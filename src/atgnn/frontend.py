@@ -148,10 +148,13 @@ class FrontEndConfig(BaseModel):
     @property
     def mel_centres(self) -> tuple[float, ...]:
         """Frequency in Hz at which each mel filter peaks, (F,)."""
+        return tuple(self.bins_to_hertz(np.arange(self.n_mels)).tolist())
+
+    def bins_to_hertz(self, bins: np.ndarray) -> np.ndarray:
+        """Frequency in Hz at which mel filters peak, also between filters and beyond them."""
         low, step = self._mel_grid
-        return tuple(
-            700 * math.expm1((low + (index + 1) * step) / 1127) for index in range(self.n_mels)
-        )
+        out: np.ndarray = 700 * np.expm1((low + (np.asarray(bins, np.float64) + 1) * step) / 1127)
+        return out
 
     @property
     def _mel_grid(self) -> tuple[float, float]:
