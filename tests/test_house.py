@@ -10,7 +10,7 @@ import atgnn
 ROOT = Path(atgnn.__file__).parent
 FLOORS = [
     {"distributed", "errors", "memory", "startup"},
-    {"files"},
+    {"files", "pipes"},
     {"audio", "frontend", "labels", "recorders"},
     {"graph", "metrics", "tags"},
     {"model", "data"},

@@ -14,6 +14,7 @@ one that holds NaN or infinite samples, is an `AudioError` of one line.
 import io
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ import soundfile
 import soxr
 
 from atgnn.errors import AudioError, ClipsError, MissingExtraError
+from atgnn.pipes import Pipe
 
 __all__ = [
     "SUFFIXES",
@@ -49,8 +51,8 @@ __all__ = [
 ]
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | tuple[np.ndarray, int]
-"""A path, a file's bytes, a binary file object (read from its beginning, left open; loaded
-into memory when it cannot seek), or (samples, rate).
+"""A path, a file's bytes, a binary file object (read from its beginning, left open), or
+(samples, rate). What cannot seek, such as a pipe, is decoded as it comes, see `atgnn.pipes`.
 
 Samples are (T,), (T, channels) or (channels, T); the smaller axis is the channels, and of
 two equal axes the second. Integers are divided by their type's full scale (int16: 32768).
@@ -137,6 +139,7 @@ def stream(
     start: float = 0.0,
     end: float | None = None,
     meter: "BandMeter | None" = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode a recording of any length in bounded memory, as mono float32 blocks at `rate` Hz.
 
@@ -144,11 +147,11 @@ def stream(
     concatenation is `load(source, rate)` bit for bit. With `hop_seconds` a block begins every so
     often and they overlap, see `Framer`. The source is opened, and errors are
     raised, as blocks are drawn; NaN or infinite samples end the blocks just before them. A
-    `meter` hears the recording at its own rate.
+    `meter` hears the recording at its own rate. Once `stop` is set, a pipe is no longer waited for.
     """
     rate = _checked_rate(rate, "the rate asked for")
     framer = Framer.of_seconds(rate, block_seconds, hop_seconds)
-    with _open(source) as reader:
+    with _open(source, stop) as reader:
         blocks = _mono(reader, start, end)
         if meter is not None:
             blocks = meter.listen(blocks, reader.rate)
@@ -450,7 +453,8 @@ class _FileReader:
         self.rate = _checked_rate(self._sound.samplerate, name)
         self.channels, self.format = self._sound.channels, self._sound.format
         frames = self._sound.frames
-        self.frames: int | None = frames if frames < 2**60 else None
+        known = frames < (2**36 if isinstance(handle, Pipe) else 2**60)
+        self.frames: int | None = frames if known else None
         self.duration = None if self.frames is None else self.frames / self.rate
         if self.format == "MP3" and not _states_its_length(handle):
             self._file, self.frames, self.duration = _LongerFile(handle), None, None
@@ -471,8 +475,11 @@ class _FileReader:
 
     def read(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
         position = start
+        if start and isinstance(self._file, Pipe):  # it must be decoded up to the place
+            return _cut(self._decoded(), 0, start, stop)
         try:
-            self._sound.seek(start)
+            if start:
+                self._sound.seek(start)
         except soundfile.LibsndfileError:  # no index, or damaged: decode up to the place
             self._sound.close()
             self._sound, position = self._opened(), 0
@@ -615,7 +622,7 @@ class _ContainerReader:
 
 
 @contextmanager
-def _open(source: Source) -> Iterator[_Reader]:
+def _open(source: Source, stop: threading.Event | None = None) -> Iterator[_Reader]:
     """A reader for any source, closed with what it opened itself."""
     if isinstance(source, tuple):
         if len(source) != 2:
@@ -623,19 +630,26 @@ def _open(source: Source) -> Iterator[_Reader]:
         yield _ArrayReader(*source)
         return
     handle, name, ours = _binary_file(source)
+    file: Any = handle
+    pipe = None
     try:
-        reader = _reader_for(handle, name)
+        if not (hasattr(handle, "seekable") and handle.seekable()):
+            pipe = Pipe(handle, stop)
+            file = pipe if pipe.forwards else pipe.whole()
+        reader = _reader_for(file, name)
         try:
             yield reader
         finally:
             reader.close()
     finally:
+        if pipe is not None:
+            pipe.close()
         if ours:
             handle.close()
 
 
 def _binary_file(source: Any) -> tuple[BinaryIO, str, bool]:
-    """A seekable binary file, the name to call it by, and whether it is ours to close."""
+    """A binary file, the name to call it by, and whether it is ours to close."""
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source), "the bytes given", True
     if isinstance(source, str | os.PathLike):
@@ -652,11 +666,6 @@ def _binary_file(source: Any) -> tuple[BinaryIO, str, bool]:
         )
     if not isinstance(handle.read(0), bytes):
         raise AudioError(f'{name}: opened as text; open it in binary mode ("rb")')
-    if not (hasattr(handle, "seekable") and handle.seekable()):  # a pipe, say
-        data = handle.read()
-        if ours:
-            handle.close()
-        return io.BytesIO(data), name, True
     return handle, name, ours
 
 

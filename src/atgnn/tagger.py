@@ -11,6 +11,7 @@ B windows in a batch, S samples, L labels, W windows of a recording, N windows o
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -341,20 +342,24 @@ class Tagger:
         """
         waiting = iter(sources)
         ahead: deque[_Job] = deque()
+        stop = threading.Event()  # a thread may wait for a pipe
         pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="atgnn-decoder")
         try:
             while True:
                 for source in islice(waiting, 2 * batch_size - len(ahead)):
-                    ahead.append(_Job(self, source, pool, framing))
+                    ahead.append(_Job(self, source, pool, framing, stop))
                 if not ahead:
                     return
                 job = ahead.popleft()
                 yield from ((job, window) for window in job.all_windows(batch_size))
                 yield job, None
         finally:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _windows_of(self, excerpt: Excerpt, framing: tuple[int, int]) -> Iterator[np.ndarray]:
+    def _windows_of(
+        self, excerpt: Excerpt, framing: tuple[int, int], stop: threading.Event
+    ) -> Iterator[np.ndarray]:
         """Windows (S,) of a recording; runs on a decoder's thread."""
         rate = self.front_end.config.sample_rate
         whole = excerpt.start == 0 and excerpt.end is None
@@ -367,6 +372,7 @@ class Tagger:
             start=excerpt.start,
             end=excerpt.end,
             meter=meter,
+            stop=stop,
         )
         if meter is not None:
             self._check_band(excerpt, meter)
@@ -474,6 +480,7 @@ class _Job:
     source: Taggable
     pool: ThreadPoolExecutor
     framing: tuple[int, int]
+    stop: threading.Event
     path: str | None = None
     decoded: bool = False
     error: AtgnnError | None = None
@@ -485,7 +492,7 @@ class _Job:
     def __post_init__(self) -> None:
         excerpt = self.source if isinstance(self.source, Excerpt) else Excerpt(self.source)
         self.path = _name(excerpt.source)
-        self._windows = self.tagger._windows_of(excerpt, self.framing)
+        self._windows = self.tagger._windows_of(excerpt, self.framing, self.stop)
         self._asked = FIRST_DRAW
         self._drawn: Future[list[np.ndarray]] = self.pool.submit(self._draw, FIRST_DRAW)
 
