@@ -1,6 +1,7 @@
 """Calibration and thresholds: a distortion is undone, and little evidence counts little."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -11,10 +12,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
-from atgnn.calibrate import CANDIDATES, calibrate, fit_calibration, fit_thresholds, mean_f1
+from atgnn.calibrate import (
+    CANDIDATES,
+    Background,
+    calibrate,
+    fit_calibration,
+    fit_thresholds,
+    mean_f1,
+)
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.cli import app
 from atgnn.data.clips import Clips
+from atgnn.data.store import PackedWaveforms
 from atgnn.errors import ClipsError, ConfigError
 from atgnn.scoring import ScoresError, ScoreTable
 from atgnn.tagger import Excerpt, Tagger
@@ -132,6 +141,104 @@ def test_labels_without_clips_do_not_count():
     only = fit_thresholds(targets[:, :1], honest[:, :1], np.arange(300), math.inf)
     assert found.common == only.common
     assert math.isnan(mean_f1(targets[:, 1:], honest[:, 1:] > 0.5))
+
+
+# ---------------------------------------------------------------------- background
+
+
+def silence(scores, absent=None, seconds=10.0, authors=None):
+    """Background of windows of these scores."""
+    count = len(scores)
+    return Background(
+        np.asarray(scores, np.float64),
+        np.ones(scores.shape, bool) if absent is None else absent,
+        np.full(count, seconds / 3600),
+        np.array(authors or [f"s{row}" for row in range(count)]),
+    )
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """Three labels of a hundred authors; on 2 h of sound the first alarms often, the last never."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((600, 3)) < 0.3).astype(np.float32)
+    scores = sigmoid(rng.normal(-2, 1, targets.shape) + 4 * targets)
+    heard = sigmoid(rng.normal([0.0, -0.5, -6.0], 1, (720, 3)))
+    return targets, scores, np.arange(600) % 100, silence(heard)
+
+
+def test_thresholds_rise_no_more_than_keeps_alarms_under_the_limit(noisy):
+    targets, scores, groups, background = noisy
+    free = fit_thresholds(targets, scores, groups, 20.0, background)
+    assert background.alarms_per_hour(free.values) > 10
+    for most in (10.0, 2.0, 0.0):
+        found = fit_thresholds(targets, scores, groups, 20.0, background, most)
+        assert background.alarms_per_hour(found.values) <= most
+        assert (found.values >= free.values).all()
+        assert found.raised.tolist() == [True, True, False]
+        assert found.values[2] == free.values[2]
+        assert found.common == free.common
+        if most:  # a step lower in all that were raised, and the limit is passed
+            step = np.where(found.raised, 0.15, 0.0)
+            lower = sigmoid(np.log(found.values / (1 - found.values)) - step)
+            assert background.alarms_per_hour(lower) > most
+
+
+def test_background_is_a_negative_like_others(noisy):
+    targets, scores, groups, background = noisy
+    without = fit_thresholds(targets, scores, groups, 20.0)
+    found = fit_thresholds(targets, scores, groups, 20.0, background)
+    assert found.values[0] > without.values[0] + 0.1
+    assert not found.raised.any()
+    by_hand = np.concatenate([targets, np.zeros_like(background.scores)])
+    both = np.concatenate([scores, background.scores])
+    names = np.concatenate([groups.astype(str), background.authors])
+    np.testing.assert_array_equal(fit_thresholds(by_hand, both, names, 20.0).values, found.values)
+
+
+def test_what_may_be_there_is_no_alarm(noisy):
+    targets, scores, groups, background = noisy
+    absent = np.ones_like(background.absent)
+    absent[:, 0] = False  # nobody knows of the label that alarms
+    unknown = dataclasses.replace(background, absent=absent)
+    found = fit_thresholds(targets, scores, groups, 20.0, unknown, 1.0)
+    assert found.values[0] == fit_thresholds(targets, scores, groups, 20.0, unknown).values[0]
+    assert unknown.alarms_per_hour(found.values) <= 1
+
+
+def test_one_threshold_is_raised_as_one(noisy):
+    targets, scores, groups, background = noisy
+    found = fit_thresholds(targets, scores, groups, math.inf, background, 1.0)
+    assert len(set(found.values)) == 1
+    assert background.alarms_per_hour(found.values) <= 1
+    assert found.raised.all()
+
+
+def test_labels_of_few_authors_are_raised_too(noisy):
+    targets, scores, _, background = noisy
+    found = fit_thresholds(targets, scores, np.arange(600) % 5, 20.0, background, 1.0)
+    assert not found.own.any()
+    assert found.raised.tolist() == [True, True, False]
+    assert found.values[2] == found.common
+
+
+def test_the_limit_holds_for_sound_that_nobody_has_heard():
+    """Ten hours to fit to, a hundred to test on: close to the limit, and far below no limit."""
+    rng = np.random.default_rng(5)
+    targets = (rng.random((600, 4)) < 0.3).astype(np.float32)
+    scores = sigmoid(rng.normal(-2, 1, targets.shape) + 4 * targets)
+    draw = lambda hours: sigmoid(rng.normal(-1, 1, (360 * hours, 4)))  # noqa: E731
+    found = fit_thresholds(targets, scores, np.arange(600), 20.0, silence(draw(10)), 5.0)
+    assert silence(draw(100)).alarms_per_hour(found.values) < 8
+
+
+def test_a_score_of_one_can_be_kept_out_and_a_limit_needs_background(noisy):
+    targets, scores, groups, _ = noisy
+    sure = silence(np.ones((5, 3)))
+    found = fit_thresholds(targets, scores, groups, 20.0, sure, 0.0)
+    assert sure.alarms_per_hour(found.values) == 0
+    with pytest.raises(ConfigError, match="needs background"):
+        fit_thresholds(targets, scores, groups, 20.0, None, 1.0)
 
 
 # ---------------------------------------------------------------------- a checkpoint
@@ -267,3 +374,89 @@ def test_the_command_joins_folds(tmp_path):
     tags = Tagger(new, "cpu").tag(Excerpt(tmp_path / "0.wav"))
     assert all(tag.score >= new.thresholds[LABELS.index(tag.label)] for tag in tags)
     assert "no clip of fold 9" in atgnn(*command, "--fold", 9, "--force", *files, code=2)
+
+
+# ---------------------------------------------------------------------- background of a model
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """Six sounds without labels, of 1 to 5 s; the last is marked with a label of the model."""
+    folder = tmp_path_factory.mktemp("quiet")
+    rows = ["path,labels,unknown,author"]
+    for row in range(6):
+        write(folder / f"{row}.wav", sound(1 + row % 5, seed=20 + row))
+        rows.append(f"{row}.wav,{'Rain' if row == 5 else ''},{'Dog' if row == 0 else ''},q{row}")
+    (folder / "q.csv").write_text("\n".join(rows) + "\n")
+    return Clips.read(folder / "q.csv")
+
+
+def test_the_model_listens_window_by_window_before_calibration(quiet):
+    calibrated = tiny_checkpoint().changed(calibration=Calibration(scale=0.5))
+    heard = Background.of(calibrated, quiet)
+    tagger = Tagger(tiny_checkpoint(), "cpu")
+    expected = np.concatenate([one.windows for one in tagger.score_many(quiet.paths[:5])])
+    np.testing.assert_allclose(heard.scores, expected, atol=1e-6)
+    assert heard.hours.sum() * 3600 == pytest.approx(15)
+    assert heard.absent[0].tolist() == [name not in ("Dog", "Animal") for name in LABELS]
+    assert set(heard.authors) == {f"q{row}" for row in range(5)}
+    packed = PackedWaveforms.write(quiet, quiet.paths[0].parent / "packed", 16000)
+    np.testing.assert_allclose(Background.of(calibrated, packed).scores, expected, atol=1e-3)
+
+
+def test_scores_of_other_models_count_where_there_are_some(quiet):
+    short = quiet.subset([0, 1, 5])  # 1 s and 2 s: a window each
+    values = np.full((3, 5), 0.25)
+    given = Background.of(tiny_checkpoint(), short, scored(short, values))
+    assert given.scores.tolist() == [[0.25] * 5] * 2
+    assert (given.hours * 3600).tolist() == pytest.approx([1, 2])
+    with pytest.raises(ScoresError, match="1 of 2 clips have no scores"):
+        Background.of(tiny_checkpoint(), short, scored(short.subset([0]), values[:1]))
+    with pytest.raises(ClipsError, match=r"3 background clips of 5 are longer than .* window of 2"):
+        Background.of(tiny_checkpoint(), quiet, scored(quiet, np.full((6, 5), 0.25)))
+    with pytest.raises(ClipsError, match="no background: 1 clip"):
+        Background.of(tiny_checkpoint(), quiet.subset([5]))
+    elsewhere = dataclasses.replace(
+        scored(short, values), paths=[f"/n/{path.name}" for path in short.paths]
+    )
+    assert len(Background.of(tiny_checkpoint(), short, elsewhere).scores) == 2  # it listens itself
+    assert not (Background.of(tiny_checkpoint(), short, elsewhere).scores == 0.25).any()
+
+
+def test_the_command_keeps_false_alarms_under_a_limit(quiet, tmp_path):
+    rows = ["path,labels,author"]
+    for row in range(6):
+        write(tmp_path / f"{row}.wav", sound(1, seed=row))
+        rows.append(f"{row}.wav,{('Rain', 'Siren')[row % 2]},a{row}")
+    (tmp_path / "c.csv").write_text("\n".join(rows) + "\n")
+    model = tiny_checkpoint().save_pretrained(tmp_path / "model")
+
+    def atgnn(*words, code=0):
+        result = CliRunner().invoke(app, [*map(str, words)])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    atgnn("score", model, tmp_path / "c.csv", "--out", tmp_path / "s.parquet")
+    command = ["calibrate", model, "--clips", tmp_path / "c.csv", "--scores"]
+    command += [tmp_path / "s.parquet", "--out"]
+    table = quiet.paths[0].parent / "q.csv"
+    limit = ["--background", table, "--max-alarms-per-hour", 0]
+    said = atgnn(*command, tmp_path / "strict", *limit)
+    assert "false alarms an hour of background, authors left out: at 0.5" in said
+    assert "raised because of false alarms" in said
+    strict = Checkpoint.from_pretrained(tmp_path / "strict")
+    report = json.loads(
+        atgnn("evaluate", tmp_path / "strict", tmp_path / "c.csv", "--background", table, "--json")
+    )
+    assert report["background"]["alarmed"] == 0
+    (note,) = strict.provenance.notes
+    assert "at most 0 an hour are allowed" in note
+    assert "--max-alarms-per-hour does nothing without" in atgnn(
+        *command, tmp_path / "x", *limit[2:], code=2
+    )
+    free = tmp_path / "free"
+    again = ["calibrate", tmp_path / "strict", *command[2:], free]
+    assert "--no-thresholds" in atgnn(*again, "--no-thresholds", *limit[:2], code=2)
+    atgnn(*again)
+    (note,) = Checkpoint.from_pretrained(free).provenance.notes  # in place of the older one
+    assert "false alarms" not in note

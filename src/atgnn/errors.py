@@ -21,6 +21,7 @@ __all__ = [
     "DownloadError",
     "LabelError",
     "MissingExtraError",
+    "counted",
     "describe_error",
     "did_you_mean",
     "some_of",
@@ -92,6 +93,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'pyr-s'?`` or nothing, for the end of an error message."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """``1 clip`` or ``3 clips``; `plural` where that is no mere s at the end."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:

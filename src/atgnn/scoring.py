@@ -318,16 +318,21 @@ class ScoreTable:
             )
         return found
 
-    def scored(self, clips: Clips) -> np.ndarray:
-        """Which of the clips have scores, found as `aligned` says: bool (len(clips),)."""
-        return np.array(self._find(*_places(clips))) >= 0
+    def scored(self, clips: Clips, *, moved: bool = True) -> np.ndarray:
+        """Which of the clips have scores, found as `aligned` says: bool (len(clips),).
 
-    def _find(self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray) -> list[int]:
+        Without `moved`, by their paths alone.
+        """
+        return np.array(self._find(*_places(clips), moved)) >= 0
+
+    def _find(
+        self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray, moved: bool = True
+    ) -> list[int]:
         """The row of each clip's scores, or -1."""
         wanted = list(_keys(paths, starts, ends, resolve=True))
         place = self._index(_keys(self.paths, self.starts, self.ends, resolve=True))
         found = [place.get(key, -1) for key in wanted]
-        if -1 not in found:
+        if -1 not in found or not moved:
             return found
         by_name = list(_keys(paths, starts, ends, resolve=False))
         names = list(_keys(self.paths, self.starts, self.ends, resolve=False))

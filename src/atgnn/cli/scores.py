@@ -90,6 +90,13 @@ def calibrate(
     one_threshold: Annotated[
         bool, typer.Option("--one-threshold", help="The same threshold for all labels.")
     ] = False,
+    background: Annotated[
+        str | None,
+        typer.Option(help="Sounds without any label of the model: negatives for thresholds."),
+    ] = None,
+    max_alarms_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Raise thresholds until there are no more there.")
+    ] = None,
     as_marked: Annotated[
         bool, typer.Option("--as-marked", help="Without completing labels by the ontology.")
     ] = False,
@@ -98,30 +105,44 @@ def calibrate(
 ) -> None:
     """Fit a model's probabilities and thresholds to scores of clips it did not learn from.
 
-    For folds: score each fold's clips with the model of the others, then give all files.
+    For folds: score each fold's clips with the model of the others, then give all files. The same
+    for --background; clips of it that no file has scored, the model hears itself.
     """
+    from atgnn.calibrate import Background
     from atgnn.calibrate import calibrate as fit
     from atgnn.checkpoint import Checkpoint
     from atgnn.data.store import clips_of, open_clips
-    from atgnn.evaluate import choose_clips
+    from atgnn.evaluate import background_clips, choose_clips
     from atgnn.files import check_new
     from atgnn.scoring import ScoreTable
-    from atgnn.terminal import show_warnings
+    from atgnn.terminal import counter, show_warnings
 
     show_warnings()
     check_new(out, force)
     if one_threshold:
         refuse_idle(context, "with --one-threshold", "shrink")
     if not thresholds:
-        refuse_idle(context, "with --no-thresholds", "shrink", "one_threshold")
+        why = "with --no-thresholds"
+        refuse_idle(context, why, "shrink", "one_threshold", "background", "max_alarms_per_hour")
+    if background is None:
+        refuse_idle(context, "without --background", "max_alarms_per_hour")
+    checkpoint = Checkpoint.from_pretrained(model)
+    table = ScoreTable.concat([ScoreTable.read(file) for file in scores])
     opened = open_clips(clips)
+    silence = None
+    if background is not None:
+        sounds = background_clips(background)
+        with counter(len(sounds)) as progress:
+            silence = Background.of(checkpoint, sounds, table, progress)
     result = fit(
-        Checkpoint.from_pretrained(model),
-        ScoreTable.concat([ScoreTable.read(file) for file in scores]),
+        checkpoint,
+        table,
         choose_clips(clips_of(opened), fold=fold, split=split),
         calibration=calibration,
         thresholds=thresholds,
         shrink=float("inf") if one_threshold else shrink,
+        background=silence,
+        most_alarms=max_alarms_per_hour,
         as_marked=as_marked,
     )
     result.checkpoint.save_pretrained(out, half=half)

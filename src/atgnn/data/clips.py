@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from atgnn.errors import AtgnnError, ClipsError, LabelError, MissingExtraError
+from atgnn.errors import AtgnnError, ClipsError, LabelError, MissingExtraError, counted
 from atgnn.files import new_file
 from atgnn.labels import Ontology, Vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Clip", "Clips", "connected"]
+__all__ = ["Clip", "Clips", "connected", "seconds_of"]
 
 SEPARATOR = ";"
 PATH_COLUMNS = ("path", "filename", "file")
@@ -301,6 +301,21 @@ class Clips(Sequence[Clip]):
             targets[row, columns(labels)] = 1
         return targets
 
+    def silent(self, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+        """The rows marked with none of a vocabulary's labels, nor with one that implies such.
+
+        Returns their positions, int64 (M,), and which labels are known to be absent there, bool
+        (M, L): an unknown one is not. Raises `ClipsError` where there is no such row.
+        """
+        targets = self.targets(vocabulary, Ontology.audioset(), outside="drop")
+        rows = np.flatnonzero(~(targets == 1).any(axis=1))
+        if not len(rows):
+            raise ClipsError(
+                f"no background: {counted(len(self), 'clip')}, and every one is marked with labels "
+                "of the model"
+            )
+        return rows, targets[rows] == 0
+
     def _check_labels(self, vocabulary: Vocabulary) -> None:
         bad = [name for labels in self.labels for name in labels if name not in vocabulary]
         if bad:
@@ -417,6 +432,26 @@ def connected(owners: Sequence[Sequence[Hashable]]) -> np.ndarray:
     return np.array(
         [numbers.setdefault(find(items[0]), len(numbers)) for items in owners], dtype=np.int64
     )
+
+
+def seconds_of(clip: Clip) -> float:
+    """Length of a clip. Where the header does not say it, the sound is decoded once.
+
+    Raises `AudioError` for what cannot be read, `ClipsError` for an excerpt behind the end.
+    """
+    from atgnn import audio
+
+    duration = audio.probe(clip.path).duration
+    if duration is None:
+        rate = 16_000
+        blocks = audio.stream(clip.path, rate, start=clip.start, end=clip.end)
+        return sum(len(block) for block in blocks) / rate
+    end = duration if clip.end is None else min(clip.end, duration)
+    if end <= clip.start:
+        raise ClipsError(
+            f"{clip.path}: lasts {duration:.3f} s, but the excerpt starts at {clip.start:.3f} s"
+        )
+    return end - clip.start
 
 
 def _pandas() -> Any:

@@ -15,7 +15,6 @@ from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms, clips_of, is_packed
 from atgnn.errors import ClipsError
 from atgnn.evaluate.owners import owners_of
-from atgnn.labels import Ontology
 from atgnn.metrics import Interval, pivotal
 from atgnn.metrics.resampling import jsonable, ratio
 from atgnn.scoring import sources
@@ -115,15 +114,10 @@ def false_alarms(
     """
     table = clips_of(clips)
     checkpoint = tagger.checkpoint
-    targets = table.targets(checkpoint.vocabulary, Ontology.audioset(), outside="drop")
-    silent = np.flatnonzero(~(targets == 1).any(axis=1))
-    if not len(silent):
-        raise ClipsError(
-            f"no background: all of {len(table)} clips are marked with labels of the model"
-        )
+    silent, absent = table.silent(checkpoint.vocabulary)
     given = checkpoint.thresholds
     limits = np.full(len(tagger.labels), THRESHOLD) if given is None else np.array(given)
-    count = _Count(limits, targets[silent] == 0)
+    count = _Count(limits, absent)
     results = tagger.score_many(
         sources(clips, table.subset(silent)),
         batch_size=batch_size,

@@ -15,7 +15,7 @@ import numpy as np
 
 from atgnn import audio
 from atgnn.data.ahead import map_ahead
-from atgnn.data.clips import Clip, Clips
+from atgnn.data.clips import Clip, Clips, seconds_of
 from atgnn.data.store import PackedWaveforms, decode, is_packed
 from atgnn.data.waveforms import Kept
 from atgnn.errors import AtgnnError, ClipsError
@@ -62,7 +62,7 @@ def find_recordings(
 
     def measured(clip: Clip) -> Recording | str:
         try:
-            return Recording(clip, _seconds(clip))
+            return Recording(clip, seconds_of(clip))
         except AtgnnError as error:
             return str(error)
         except OSError as error:  # a drive that fails while it is read
@@ -102,21 +102,6 @@ def _clips_of(path: Path, on_failure: Callable[[Path, str], None]) -> list[Clip]
     for name in missing:
         on_failure(Path(name), f"{name}: no such file")
     return list(clips)
-
-
-def _seconds(clip: Clip) -> float:
-    """Length of a clip. Where the header does not say it, the sound is decoded once."""
-    duration = audio.probe(clip.path).duration
-    if duration is None:
-        rate = 16_000
-        blocks = audio.stream(clip.path, rate, start=clip.start, end=clip.end)
-        return sum(len(block) for block in blocks) / rate
-    end = duration if clip.end is None else min(clip.end, duration)
-    if end <= clip.start:
-        raise ClipsError(
-            f"{clip.path}: lasts {duration:.3f} s, but the excerpt starts at {clip.start:.3f} s"
-        )
-    return end - clip.start
 
 
 class Sounds:
