@@ -19,7 +19,7 @@ FLOORS = [
     {"checkpoint"},
     {"encoder"},
     {"tagger", "doctor"},
-    {"events", "scoring"},
+    {"events", "formats", "scoring"},
     {"calibrate", "evaluate", "prepare", "training"},
     {"terminal"},
     {"cli"},

@@ -26,6 +26,7 @@ __all__ = [
     "Tagging",
     "Timeline",
     "clock",
+    "moment",
     "printable",
 ]
 
@@ -62,6 +63,18 @@ class Event:
     low_hz: float | None = None
     high_hz: float | None = None
 
+    def line(self) -> Text:
+        """When and what, in one line of a terminal."""
+        from rich.text import Text
+
+        line = Text.assemble(
+            f"{moment(self.start):>12} - {moment(self.end):<12} {self.label:<32} ",
+            (f"{self.score:.2f}", "cyan"),
+        )
+        if self.low_hz is not None and self.high_hz is not None:
+            line.append(f"  {self.low_hz:.0f} to {self.high_hz:.0f} Hz", "dim")
+        return line
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -75,6 +88,17 @@ class Timeline:
     duration: float
     tags: tuple[Tag, ...] = ()
     events: tuple[Event, ...] = ()
+
+    def __rich__(self) -> RenderableType:
+        """The recording as a titled block with a line for each event."""
+        from rich.console import Group
+        from rich.text import Text
+
+        name = "recording" if self.path is None else printable(self.path)
+        title = Text.assemble((name, "bold"), "  ", (clock(self.duration), "dim"))
+        if not self.events:
+            return Group(title, Text("  no events", style="dim"))
+        return Group(title, *(event.line() for event in self.events))
 
 
 @dataclass(frozen=True)
@@ -256,6 +280,16 @@ def printable(path: str) -> str:
 
 def _short(tag: Tag) -> str:
     return f"{tag.score:.2f}"
+
+
+def moment(seconds: float) -> str:
+    """A place in a recording: ``5.00``, ``3:20.50`` or ``2:00:00.00``."""
+    hundredths = round(seconds * 100)
+    minutes, rest = divmod(hundredths, 6000)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest / 100:05.2f}"
+    return f"{minutes}:{rest / 100:05.2f}" if minutes else f"{rest / 100:.2f}"
 
 
 def clock(seconds: float) -> str:
