@@ -20,6 +20,7 @@ FLOORS = [
     {"encoder"},
     {"tagger", "doctor"},
     {"events", "formats", "scoring"},
+    {"archive"},
     {"calibrate", "evaluate", "prepare", "training"},
     {"terminal"},
     {"cli"},

@@ -24,10 +24,19 @@ from atgnn import audio
 from atgnn.checkpoint import Checkpoint
 from atgnn.errors import AudioError, ConfigError, LabelError, describe_error, did_you_mean
 from atgnn.labels import Ontology
-from atgnn.tagger import Piece, Taggable, Tagger, not_finite
+from atgnn.tagger import Piece, Scores, Taggable, Tagger, not_finite
 from atgnn.tags import Event, Failure, Timeline
 
-__all__ = ["Detector", "Event", "EventSettings", "Stream", "Timeline", "detect", "timelines"]
+__all__ = [
+    "Detector",
+    "Event",
+    "EventSettings",
+    "Stream",
+    "Timeline",
+    "detect",
+    "events_in",
+    "timelines",
+]
 
 #: A score for all labels, or for each of those named.
 Threshold: TypeAlias = float | dict[str, float]
@@ -271,6 +280,16 @@ def timelines(
             draft = None
 
 
+def events_in(scores: Scores, checkpoint: Checkpoint, settings: EventSettings) -> tuple[Event, ...]:
+    """The events of a recording whose windows have been scored, in order of their start.
+
+    The windows must be those of the settings, see `Tagger.score_many`. ConfigError and LabelError
+    for settings that do not fit the model.
+    """
+    whole = Piece(scores.path, scores.starts, scores.seconds, scores.windows, last=True)
+    return _in_order(_events_of(Detector(checkpoint, settings), whole))
+
+
 def _pieces(
     tagger: Tagger,
     sources: Iterable[Taggable],
@@ -322,8 +341,11 @@ class _Draft:
         """The whole; events in order of their start."""
         mean = (self._sum / self._seconds).astype(np.float32)
         tags = self.tagger.selector.tagging(self.path, self.duration, mean, **choice).tags
-        events = sorted(self.events, key=lambda event: (event.start, event.end, event.label))
-        return Timeline(self.path, self.duration, tags, tuple(events))
+        return Timeline(self.path, self.duration, tags, _in_order(self.events))
+
+
+def _in_order(events: Iterable[Event]) -> tuple[Event, ...]:
+    return tuple(sorted(events, key=lambda event: (event.start, event.end, event.label)))
 
 
 # --- streams ---------------------------------------------------------------------------------

@@ -8,15 +8,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 from atgnn.errors import AtgnnError
 
 __all__ = [
+    "appending",
     "check_new",
     "content_digest",
+    "lock",
     "new_file",
     "replacing",
     "replacing_folder",
+    "write_all",
     "write_rows",
     "write_text",
 ]
@@ -89,6 +93,37 @@ def content_digest(path: str | os.PathLike[str]) -> str:
         while count := file.readinto(piece):
             state.update(piece[:count])
     return state.hexdigest()
+
+
+def appending(path: Path) -> BinaryIO:
+    """A file to read and go on with. Unbuffered: after an error nothing waits to be written."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    return os.fdopen(handle, "r+b", buffering=0)
+
+
+def lock(file: BinaryIO) -> bool:
+    """Take a file for this process; False where another one has it. A crash lets go of it.
+
+    True as well where the system, or the file system, knows no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
+    """An unbuffered file may take less than all at once; a full disk is an `OSError`."""
+    rest = memoryview(content)
+    while len(rest):
+        rest = rest[file.write(rest) :]
 
 
 def check_new(path: str | os.PathLike[str], force: bool = False) -> Path:

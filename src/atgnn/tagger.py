@@ -138,9 +138,8 @@ class Tagger:
         self.checkpoint = checkpoint
         self.device = choose_device(device)
         self.model = checkpoint.model.to(self.device).eval()
-        self.network = CapturedModel(
-            for_inference(self.model, choose_dtype(precision, self.device))
-        )
+        self.dtype = choose_dtype(precision, self.device)
+        self.network = CapturedModel(for_inference(self.model, self.dtype))
         self.front_end = checkpoint.make_front_end().to(self.device)
         self.selector = Selector(checkpoint.vocabulary, checkpoint.thresholds)
         # Batches whose scores are not fetched yet: a GPU works on while the host does not wait.
@@ -245,17 +244,24 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         batch_size: int | None = None,
+        share_batches: bool = True,
         on_error: Literal["raise", "collect"] = "raise",
-    ) -> Iterator[Scores | Failure]:
+    ) -> Generator[Scores | Failure, None, None]:
         """As `tag_many`, but the scores of all labels in every window.
 
         Windows are `window` seconds long, by default as the checkpoint says, and begin every `hop`
         seconds, by default where the one before ends. `batch_size` is the number of windows that
-        go through the network together: by default 4 on a CPU and 32 elsewhere.
+        go through the network together: by default 4 on a CPU and 32 elsewhere; `share_batches`
+        as in `pieces`.
         """
         parts: list[Piece] = []
         pieces = self.pieces(
-            sources, window=window, hop=hop, batch_size=batch_size, on_error=on_error
+            sources,
+            window=window,
+            hop=hop,
+            batch_size=batch_size,
+            share_batches=share_batches,
+            on_error=on_error,
         )
         with closing(pieces):
             for piece in pieces:

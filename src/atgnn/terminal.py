@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.console import Console
 from atgnn.errors import AtgnnError
 
 if TYPE_CHECKING:
+    from atgnn.archive import Done
     from atgnn.doctor import Graphics, GraphKernel, Report
     from atgnn.model.cost import Cost
     from atgnn.tags import Failure, Tagging
@@ -26,6 +28,7 @@ __all__ = [
     "expand",
     "knobs_table",
     "looking",
+    "pace",
     "models_table",
     "say",
     "show_warnings",
@@ -41,6 +44,9 @@ Unpacked: TypeAlias = Callable[[int, int], None]
 
 #: More recordings than this get one line each.
 COMPACT_FROM = 9
+
+#: From one line to the next about long work, where there is no terminal for a bar.
+LINE_SECONDS = 60.0
 
 #: More recordings than this get a progress bar.
 PROGRESS_FROM = 5
@@ -187,6 +193,43 @@ def looking() -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total)
             if done == total:
                 bar.stop()
+
+        yield move
+
+
+@contextmanager
+def pace() -> Iterator[Callable[[Done], None]]:
+    """A function that takes how far a run has come and shows the time left, from bytes per second.
+
+    A bar in a terminal; elsewhere, in the log of a job say, a line a minute.
+    """
+    begun = spoken = time.monotonic()
+
+    def left(done: Done) -> str:
+        from atgnn.tags import clock
+
+        rest = (time.monotonic() - begun) * (done.of_bytes - done.bytes) / max(1, done.bytes)
+        return f"{done.files} of {done.of_files} recordings, {clock(rest)} left"
+
+    if not sys.stderr.isatty():
+
+        def line(done: Done) -> None:
+            nonlocal spoken
+            if time.monotonic() - spoken >= LINE_SECONDS:
+                spoken = time.monotonic()
+                say(left(done))
+
+        yield line
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = BarColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+
+        def move(done: Done) -> None:
+            size = max(1, done.of_bytes)
+            bar.update(task, completed=done.bytes, total=size, description=left(done))
 
         yield move
 

@@ -4,8 +4,16 @@ from typing import Annotated
 
 import typer
 
-from atgnn.cli.base import BatchOption, DeviceOption, ModelOption, PrecisionOption, app
-from atgnn.errors import AtgnnError
+from atgnn.cli import archives
+from atgnn.cli.base import (
+    BatchOption,
+    DeviceOption,
+    ForceOption,
+    ModelOption,
+    PrecisionOption,
+    app,
+)
+from atgnn.errors import AtgnnError, ConfigError
 
 
 @app.command()
@@ -29,12 +37,34 @@ def tag(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     batch_size: BatchOption = None,
+    out: archives.OutOption = None,
+    shard: archives.ShardOption = None,
+    resume: archives.ResumeOption = False,
+    force: ForceOption = False,
+    verify: archives.VerifyOption = False,
+    events: archives.EventsOption = False,
+    export_segments: archives.SegmentsOption = None,
+    ray: archives.RayOption = None,
+    workers: archives.WorkersOption = None,
 ) -> None:
     """Name the sounds in recordings.
 
     Without --top and --threshold, the labels that reach the model's own thresholds are shown, or
     the 5 best where it has none.
     """
+    if out is not None and as_json:
+        raise ConfigError("--json is for the screen, --out writes Parquet: leave one of them out")
+    if out is None:
+        archives.check_alone(
+            shard=shard,
+            resume=resume,
+            force=force,
+            verify=verify,
+            events=events,
+            export_segments=export_segments,
+            ray=ray,
+            workers=workers,
+        )
     from atgnn.startup import quick_start
 
     with quick_start():
@@ -45,6 +75,30 @@ def tag(
         show_warnings()
         name = DEFAULT_MODEL if model is None else model
         tagger = Tagger.from_pretrained(name, device, precision)
+    if out is not None:
+        settings = archives.settings_of(top, threshold, ancestors, events)
+        archives.tag_folder(
+            tagger,
+            paths,
+            out,
+            settings,
+            shard=shard,
+            segments=export_segments,
+            worker=archives.worker_of(
+                settings,
+                name,
+                ray,
+                workers,
+                device=device,
+                precision=precision,
+                batch_size=batch_size,
+            ),
+            resume=resume,
+            force=force,
+            verify=verify,
+            batch_size=batch_size,
+        )
+        return
     found = list(expand(paths))
     problems = [item for item in found if isinstance(item, AtgnnError)]
     for problem in problems:

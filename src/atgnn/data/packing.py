@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clip, Clips
 from atgnn.data.hdf5 import is_hdf5, read_hdf5
 from atgnn.errors import AtgnnError, AudioError, ClipsError, MissingExtraError
+from atgnn.files import appending, lock, write_all
 
 __all__ = ["SCALE", "BadClip", "Packing", "PackSettings", "decode", "fingerprint"]
 
@@ -158,9 +159,10 @@ class Packing:
         self.damaged: list[BadClip] = []
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            self._journal = stack.enter_context(_appending(folder / JOURNAL))
-            _lock(self._journal, folder)
-            self._samples = stack.enter_context(_appending(folder / SAMPLES))
+            self._journal = stack.enter_context(appending(folder / JOURNAL))
+            if not lock(self._journal):
+                raise ClipsError(f"another process is packing into {folder}: wait for it")
+            self._samples = stack.enter_context(appending(folder / SAMPLES))
             self._take_up()
             self._open = stack.pop_all()
 
@@ -189,7 +191,7 @@ class Packing:
             file.seek(0, os.SEEK_END)
         if not good:
             begun = {"version": JOURNAL_VERSION, "rows": len(self.clips), "digest": self.digest}
-            _write_all(self._journal, _line(begun))
+            write_all(self._journal, _line(begun))
 
     def _check_begun(self, line: bytes) -> None:
         try:
@@ -283,13 +285,13 @@ class Packing:
         if isinstance(result, AtgnnError):
             if not collect:
                 raise result
-            _write_all(self._journal, _line([row, str(result)]))
+            write_all(self._journal, _line([row, str(result)]))
             self._failed(str(result))
             return
         wave, source_rate, damage = result
         checksum = zlib.crc32(wave.data)
-        _write_all(self._samples, wave.data.cast("B") if len(wave) else b"")
-        _write_all(self._journal, _line([row, len(wave), checksum, source_rate, damage]))
+        write_all(self._samples, wave.data.cast("B") if len(wave) else b"")
+        write_all(self._journal, _line([row, len(wave), checksum, source_rate, damage]))
         self._packed(len(wave), checksum, source_rate, damage)
 
     def describe(self) -> None:
@@ -320,35 +322,8 @@ class Packing:
 # --- small parts -----------------------------------------------------------------------------
 
 
-def _appending(path: Path) -> BinaryIO:
-    """A file to read and go on with. Unbuffered: after an error nothing waits to be written."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-    return os.fdopen(handle, "r+b", buffering=0)
-
-
-def _lock(file: BinaryIO, folder: Path) -> None:
-    """Keep a second process out, where the system knows locks; a crash lets go of it."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ClipsError(f"another process is packing into {folder}: wait for it") from None
-    except OSError:  # a file system without locks
-        return
-
-
 def _line(content: Any) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode() + b"\n"
-
-
-def _write_all(file: BinaryIO, content: bytes | memoryview) -> None:
-    """An unbuffered file may take less than all at once; a full disk is an `OSError`."""
-    rest = memoryview(content)
-    while len(rest):
-        rest = rest[file.write(rest) :]
 
 
 @contextlib.contextmanager
