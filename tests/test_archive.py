@@ -560,7 +560,7 @@ def test_folders_without_sounds(tagger, tmp_path):
     (tmp_path / "in/notes.txt").write_text("none")
     with pytest.raises(AudioError, match="no sounds in this folder"):
         tag_archive(tagger, tmp_path / "in", tmp_path / "r")
-    with pytest.raises(AudioError, match="no such folder"):
+    with pytest.raises(AtgnnError, match="no such folder"):
         tag_archive(tagger, tmp_path / "none", tmp_path / "r")
     assert not (tmp_path / "r").exists()
 

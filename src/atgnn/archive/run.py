@@ -104,7 +104,7 @@ def tag_archive(
         on_failure: is told, in one line, of a recording that could not be tagged.
 
     Raises:
-        AudioError: there is no such folder, or no sounds are in it.
+        AudioError, ClipsError: no sounds are in the folder; there is no such folder.
         AtgnnError: `results` holds this shard already, or was made with another model or other
             settings or in another number of shards; or the disk is full.
     """
