@@ -554,7 +554,7 @@ class _ContainerReader:
     def _opened(self) -> tuple[Any, Any]:
         self._file.seek(0)
         try:
-            container = self._av.open(self._file, metadata_errors="ignore")
+            container = self._av.open(self._file, "r", metadata_errors="ignore")
         except self._av.FFmpegError as error:
             raise AudioError(
                 f"{self.name}: cannot be decoded as sound ({error.strerror}); expected WAV, FLAC, "

@@ -28,13 +28,29 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from atgnn.errors import AtgnnError, AtgnnWarning, ConfigError, MissingExtraError
-from atgnn.tags import Event, Tag, Timeline, printable
+from atgnn.files import check_new, new_file
+from atgnn.tags import Event, Tag, Tagging, Timeline, printable
 
-__all__ = ["COLUMNS", "FORMS", "ONE_EACH", "Writer", "as_dict", "check_form", "read", "writer"]
+__all__ = [
+    "COLUMNS",
+    "EVENTS_ONLY",
+    "FORMS",
+    "Record",
+    "Writer",
+    "as_dict",
+    "check_form",
+    "read",
+    "writer",
+    "writing",
+]
+
+Record: TypeAlias = Tagging | Timeline
+"""A recording, heard for its tags alone or for its events."""
 
 #: Columns of CSV and Parquet. A tag of the whole recording has no start and end; a recording in
 #: which nothing was heard has a row without a label.
@@ -61,7 +77,7 @@ TOP_HZ = 8000.0  # up to where an event is drawn in Raven whose band is not know
 class Writer(Protocol):
     """Writes recordings to an open binary file as they come; `close` leaves the file open."""
 
-    def write(self, timeline: Timeline) -> None:
+    def write(self, record: Record) -> None:
         """A whole recording."""
 
     def close(self) -> None:
@@ -121,8 +137,14 @@ def _form_of(path: Path, data: bytes) -> str:
 # --- plain data ------------------------------------------------------------------------------
 
 
-def as_dict(timeline: Timeline) -> dict[str, Any]:
-    """Plain data: path, duration (s), tags and events; bands only where they are known."""
+def as_dict(record: Record) -> dict[str, Any]:
+    """Plain data: path, duration (s), tags and events; bands only where they are known.
+
+    Without events where it was heard for its tags alone.
+    """
+    if isinstance(record, Tagging):
+        return record.to_dict()
+    timeline = record
     return {
         "path": timeline.path,
         "duration": round(timeline.duration, 3),
@@ -150,15 +172,19 @@ def _short(number: float) -> float:
     return round(float(number), 6)
 
 
-def _rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
+def _events(record: Record) -> tuple[Event, ...]:
+    return () if isinstance(record, Tagging) else record.events
+
+
+def _rows(record: Record) -> Iterator[dict[str, Any]]:
     """A row (see `COLUMNS`) for each tag and event, or one that says that there are none."""
-    about = {"path": timeline.path, "duration": round(timeline.duration, 3)}
+    about = {"path": record.path, "duration": round(record.duration, 3)}
     empty = dict.fromkeys(COLUMNS)
-    for tag in timeline.tags:
+    for tag in record.tags:
         yield {**empty, **about, "label": tag.label, "score": _short(tag.score)}
-    for event in timeline.events:
+    for event in _events(record):
         yield {**empty, **about, **_fields(event)}
-    if not timeline.tags and not timeline.events:
+    if not record.tags and not _events(record):
         yield {**empty, **about}
 
 
@@ -195,8 +221,8 @@ class _Text:
 
 
 class _Json(_Text):
-    def write(self, timeline: Timeline) -> None:
-        self.put(json.dumps(as_dict(timeline)) + "\n")  # in ASCII, which nothing can upset
+    def write(self, record: Record) -> None:
+        self.put(json.dumps(as_dict(record)) + "\n")  # in ASCII, which nothing can upset
 
 
 def _read_json(text: str) -> list[Timeline]:
@@ -215,8 +241,8 @@ class _Csv(_Text):
         super().__init__(out)
         self._line(COLUMNS)
 
-    def write(self, timeline: Timeline) -> None:
-        for row in _rows(timeline):
+    def write(self, record: Record) -> None:
+        for row in _rows(record):
             self._line([row[name] for name in COLUMNS])
 
     def _line(self, values: Sequence[Any]) -> None:
@@ -252,8 +278,8 @@ class _Parquet:
         self._out = parquet.ParquetWriter(out, self._schema)
         self._waiting: list[dict[str, Any]] = []
 
-    def write(self, timeline: Timeline) -> None:
-        for row in _rows(timeline):
+    def write(self, record: Record) -> None:
+        for row in _rows(record):
             self._waiting.append({**row, "path": _spelt(row["path"])})
         if len(self._waiting) >= self.GROUP:
             self._flush()
@@ -333,8 +359,8 @@ def _unfield(text: str) -> str:
 
 
 class _Audacity(_Text):
-    def write(self, timeline: Timeline) -> None:
-        for event in timeline.events:
+    def write(self, record: Record) -> None:
+        for event in _events(record):
             one = _fields(event)
             label = _field(event.label)
             self.put(f"{one['start']:.6f}\t{one['end']:.6f}\t{label}\t{one['score']:.6f}\n")
@@ -370,18 +396,18 @@ class _Raven(_Text):
         self._top, self._count, self._before = top_hz, 0, 0.0
         self._line(RAVEN_COLUMNS)
 
-    def write(self, timeline: Timeline) -> None:
-        for event in timeline.events:
+    def write(self, record: Record) -> None:
+        for event in _events(record):
             one = _fields(event)
             self._count += 1
             known = event.low_hz is not None and event.high_hz is not None
             low, high = (one["low_hz"], one["high_hz"]) if known else (0.0, self._top)
             begin, end = (_short(self._before + one[name]) for name in ("start", "end"))
-            path = "" if timeline.path is None else timeline.path
+            path = "" if record.path is None else record.path
             place = (self._count, "Spectrogram 1", 1, begin, end, low, high)
             label = (event.label, one["score"], "yes" if known else "no")
             self._line((*place, path, one["start"], *label))
-        self._before += timeline.duration
+        self._before += record.duration
 
     def _line(self, values: Sequence[Any]) -> None:
         self.put("\t".join(_field(str(value)) for value in values) + "\n")
@@ -424,5 +450,62 @@ _READERS: dict[str, Any] = {
 #: The names of the forms.
 FORMS = (*_READERS, "parquet")
 
-#: Forms of which a file holds one recording.
-ONE_EACH = ("audacity",)
+#: Forms that hold events, no tags.
+EVENTS_ONLY = ("audacity", "raven")
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(
+    form: str,
+    out: Path | None,
+    screen: BinaryIO,
+    several: bool,
+    force: bool = False,
+    top_hz: float = TOP_HZ,
+) -> Iterator[Writer]:
+    """A writer to a file that takes its place when it is whole, or without one to the `screen`.
+
+    Of `several` recordings Audacity labels are a folder with a file for each, by its path.
+
+    Raises ConfigError for a form that needs a file or folder, AtgnnError where something is there
+    already and `force` is not given, or the place cannot be written.
+    """
+    if out is None:
+        if form == "parquet":
+            raise ConfigError("--format parquet is no text for a screen: give --out FILE")
+        if form == "audacity" and several:
+            raise ConfigError(
+                "Audacity labels are a file for each recording: give --out FOLDER, or one recording"
+            )
+        yield writer(form, screen, top_hz)
+        return
+    if form == "audacity" and several:
+        yield _FileEach(form, check_new(out, force), force)
+        return
+    with new_file(out, force) as scratch, open(scratch, "wb") as file:
+        made = writer(form, file, top_hz)
+        yield made
+        made.close()
+
+
+class _FileEach:
+    """A file for each recording, below a folder."""
+
+    def __init__(self, form: str, folder: Path, force: bool) -> None:
+        self._form, self._folder, self._force = form, folder, force
+
+    def write(self, record: Record) -> None:
+        name = Path(record.path or "recording")
+        place = name.relative_to(name.anchor)  # below the folder, also of an absolute path
+        parts = [part for part in place.parts if part != ".."]
+        out = self._folder.joinpath(*parts[:-1], f"{parts[-1]}.txt")
+        with new_file(out, self._force) as scratch, open(scratch, "wb") as file:
+            one = writer(self._form, file)
+            one.write(record)
+            one.close()
+
+    def close(self) -> None:
+        pass

@@ -17,8 +17,9 @@ from atgnn.errors import AtgnnError
 if TYPE_CHECKING:
     from atgnn.archive import Done
     from atgnn.doctor import Graphics, GraphKernel, Report
+    from atgnn.formats import Record, Writer
     from atgnn.model.cost import Cost
-    from atgnn.tags import Failure, Tagging
+    from atgnn.tags import Failure
     from atgnn.training.knobs import Knob
 
 __all__ = [
@@ -103,18 +104,19 @@ class _Output(Console):
 
 
 class Results:
-    """Writes taggings to stdout as they come: JSON lines, blocks, or lines in long lists."""
+    """Shows recordings as they come: blocks, or lines in long lists; or hands them to a writer."""
 
-    def __init__(self, paths: Sequence[str], as_json: bool) -> None:
+    def __init__(self, paths: Sequence[str], writer: Writer | None = None) -> None:
         from atgnn.tags import printable
 
         self.console = _Output(soft_wrap=True, highlight=False, markup=False)
-        self.total, self.as_json = len(paths), as_json
+        self.total, self._writer = len(paths), writer
         self.compact = self.total >= COMPACT_FROM
         self._width = min(48, max((len(printable(path)) for path in paths), default=0))
+        self._before: str | None = None  # the recording shown last
         self._begun = False
 
-    def write_all(self, results: Iterable[Tagging | Failure]) -> int:
+    def write_all(self, results: Iterable[Record | Failure]) -> int:
         """Write every result, failures to stderr; returns the number of failures."""
         from atgnn.tags import Failure
 
@@ -127,16 +129,22 @@ class Results:
                 self._write(result)
         return failures
 
-    def _write(self, tagging: Tagging) -> None:
-        if self.as_json:
-            self.console.out(tagging.to_json(), highlight=False)
-        elif self.compact:
-            self.console.print(tagging.line(self._width))
+    def _write(self, record: Record) -> None:
+        from atgnn.tags import Tagging, Timeline
+
+        if self._writer is not None:
+            self._writer.write(record)
+            return
+        if self.compact and isinstance(record, Tagging):
+            self.console.print(record.line(self._width))
+        elif self._begun and record.path == self._before == "-":  # a pipe that goes on
+            for event in record.events if isinstance(record, Timeline) else ():
+                self.console.print(event.line())
         else:
             if self._begun:
                 self.console.print()
-            self.console.print(tagging)
-        self._begun = True
+            self.console.print(record)
+        self._begun, self._before = True, record.path
         self.console.file.flush()
 
 

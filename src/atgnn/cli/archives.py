@@ -14,10 +14,10 @@ from atgnn.errors import ConfigError
 if TYPE_CHECKING:
     from atgnn.archive import ArchiveSettings, Report
     from atgnn.archive.run import Worker
+    from atgnn.events import EventSettings
     from atgnn.tagger import Tagger
 
 __all__ = [
-    "EventsOption",
     "OutOption",
     "RayOption",
     "ResumeOption",
@@ -38,7 +38,8 @@ OutOption = Annotated[
     typer.Option(
         metavar="RESULTS",
         rich_help_panel=PANEL,
-        help="Tag all sounds of one folder into a Parquet table in this folder.",
+        help="Tag all sounds of one folder into a Parquet table in this folder; with --format, "
+        "the file to write.",
     ),
 ]
 ShardOption = Annotated[
@@ -58,10 +59,6 @@ VerifyOption = Annotated[
         rich_help_panel=PANEL,
         help="With --resume: read every file again, to see whether it has changed.",
     ),
-]
-EventsOption = Annotated[
-    bool,
-    typer.Option("--events", rich_help_panel=PANEL, help="Also when each sound begins and ends."),
 ]
 SegmentsOption = Annotated[
     int | None,
@@ -101,18 +98,12 @@ def check_alone(**options: Any) -> None:
 
 
 def settings_of(
-    top: int | None, threshold: float | None, ancestors: bool, events: bool
+    top: int | None, threshold: float | None, ancestors: bool, events: EventSettings | None
 ) -> ArchiveSettings:
     """What the options ask for."""
     from atgnn.archive import ArchiveSettings
-    from atgnn.events import EventSettings
 
-    return ArchiveSettings(
-        top=top,
-        threshold=threshold,
-        ancestors=ancestors,
-        events=EventSettings() if events else None,
-    )
+    return ArchiveSettings(top=top, threshold=threshold, ancestors=ancestors, events=events)
 
 
 def worker_of(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from atgnn.cli import archives
+from atgnn.cli import archives, listening
 from atgnn.cli.base import (
     BatchOption,
     DeviceOption,
@@ -12,14 +12,21 @@ from atgnn.cli.base import (
     ModelOption,
     PrecisionOption,
     app,
+    grouped,
+    refuse_idle,
 )
 from atgnn.errors import AtgnnError, ConfigError
 
 
 @app.command()
+@grouped
 def tag(
+    context: typer.Context,
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Sound files, and folders of them.")
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="Sound files, and folders of them; - is standard input."
+        ),
     ],
     model: ModelOption = None,
     top: Annotated[
@@ -34,15 +41,16 @@ def tag(
         bool, typer.Option("--ancestors", help="Also labels that a tag implies (Dog for Bark).")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    form: listening.FormatOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     batch_size: BatchOption = None,
+    listen: listening.EventOptions = listening.EventOptions(),  # noqa: B008, it is frozen
     out: archives.OutOption = None,
     shard: archives.ShardOption = None,
     resume: archives.ResumeOption = False,
     force: ForceOption = False,
     verify: archives.VerifyOption = False,
-    events: archives.EventsOption = False,
     export_segments: archives.SegmentsOption = None,
     ray: archives.RayOption = None,
     workers: archives.WorkersOption = None,
@@ -53,18 +61,25 @@ def tag(
     the 5 best where it has none.
     """
     if out is not None and as_json:
-        raise ConfigError("--json is for the screen, --out writes Parquet: leave one of them out")
-    if out is None:
+        raise ConfigError(
+            "--json is for the screen, --out writes Parquet: leave one of them out, or give "
+            "--format json, which --out FILE takes too"
+        )
+    archive = out if form is None else None
+    if archive is None:
         archives.check_alone(
             shard=shard,
             resume=resume,
-            force=force,
+            force=force and out is None,
             verify=verify,
-            events=events,
             export_segments=export_segments,
             ray=ray,
             workers=workers,
         )
+    if not listen.events:
+        refuse_idle(context, "without --events", *listening.EVENT_OPTIONS)
+    form = listening.check_format(form, as_json, listen.events)
+    events = listen.settings(threshold, ancestors)
     from atgnn.startup import quick_start
 
     with quick_start():
@@ -75,12 +90,12 @@ def tag(
         show_warnings()
         name = DEFAULT_MODEL if model is None else model
         tagger = Tagger.from_pretrained(name, device, precision)
-    if out is not None:
+    if archive is not None:
         settings = archives.settings_of(top, threshold, ancestors, events)
         archives.tag_folder(
             tagger,
             paths,
-            out,
+            archive,
             settings,
             shard=shard,
             segments=export_segments,
@@ -104,15 +119,10 @@ def tag(
     for problem in problems:
         say(problem)
     sounds = [item for item in found if isinstance(item, str)]
-    failures = Results(sounds, as_json).write_all(
-        tagger.tag_many(
-            sounds,
-            top=top,
-            threshold=threshold,
-            ancestors=ancestors,
-            batch_size=batch_size,
-            on_error="collect",
+    choice = {"top": top, "threshold": threshold, "ancestors": ancestors}
+    with listening.opened(form, out, len(sounds), force, tagger) as writer:
+        failures = Results(sounds, writer).write_all(
+            listening.results(tagger, sounds, events, form, batch_size, **choice)
         )
-    )
     if failures or problems:
         raise typer.Exit(1)
