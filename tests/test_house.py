@@ -14,7 +14,7 @@ FLOORS = [
     {"audio", "frontend", "labels", "recorders"},
     {"graph", "metrics", "tags"},
     {"model", "data"},
-    {"baselines"},
+    {"baselines", "heard"},
     {"networks"},
     {"checkpoint"},
     {"encoder"},

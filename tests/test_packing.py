@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,6 +254,99 @@ def test_where_no_clip_could_be_packed_the_next_call_tries_again(tmp_path):
     packed = PackedWaveforms.write(clips, tmp_path / "s", RATE, on_error="collect", resume=True)
     assert len(packed) == 1
     assert not packed.failures
+
+
+def again(folder, **options):
+    """Pack what lies in a folder, as often as one likes; the rows that were decoded this time."""
+    clips, decoded = Clips.read(folder / "t.csv"), []
+    plain = packing.decode
+
+    def counted(clip, *rest, **more):
+        decoded.append(clip.path.name)
+        return plain(clip, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "decode", counted)
+        packed = PackedWaveforms.write(
+            clips, folder / "store", RATE, on_error="collect", resume=True, **options
+        )
+    return packed, sorted(decoded)
+
+
+@pytest.fixture
+def broken(table, tmp_path):
+    """A copy of the sounds, packed: rows 1 and 6 failed, row 4 is damaged."""
+    shutil.copytree(table.parent, tmp_path / "sounds")
+    again(tmp_path / "sounds")
+    (tmp_path / "sounds" / "store" / "report.md").write_text("what else lies there")
+    return tmp_path / "sounds"
+
+
+def test_files_that_have_changed_are_tried_again_and_no_others(broken):
+    assert again(broken)[1] == []
+    write(broken / "1.wav", sound(0.5, seed=30))
+    write(broken / "2.wav", sound(0.5, seed=31))  # was packed: the packed folder stays what it is
+    packed, decoded = again(broken)
+    assert decoded == ["1.wav", "6.wav"]  # what failed has no samples to copy
+    assert [Path(bad.path).name for bad in packed.failures] == ["6.wav"]
+    assert [Path(bad.path).name for bad in packed.damaged] == ["4.flac"]
+    write(broken / "4.flac", sound(2.0))
+    packed, decoded = again(broken)
+    assert decoded == ["4.flac", "6.wav"]
+    assert not packed.damaged
+    assert (packed.folder / "report.md").is_file()
+    assert again(broken)[1] == []
+    assert not packed.verify().size
+    assert not [path for path in broken.iterdir() if path.name.startswith(".")]
+
+
+def test_another_try_ends_with_the_bytes_of_a_first_one(broken, tmp_path):
+    write(broken / "1.wav", sound(0.5, seed=30))
+    packed, _ = again(broken)
+    fresh = PackedWaveforms.write(
+        Clips.read(broken / "t.csv"), tmp_path / "fresh", RATE, on_error="collect", resume=True
+    )
+    assert content(packed.folder) == content(fresh.folder)
+
+
+def test_retry_tries_all_that_failed(broken):
+    packed, decoded = again(broken, retry=True)
+    assert decoded == ["1.wav", "4.flac", "6.wav"]
+    assert len(packed.failures) == 2
+
+
+def test_another_try_that_is_stopped_goes_on_and_loses_nothing(broken):
+    write(broken / "1.wav", sound(0.5, seed=30))
+    before = content(broken / "store")
+
+    def stop(done):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        again(broken, progress=stop)
+    assert content(broken / "store") == before
+    seen = []
+    packed, decoded = again(broken, progress=seen.append)
+    assert seen[0] > 4
+    assert "1.wav" not in decoded  # that one was done
+    assert len(packed) == len(PackedWaveforms.open(broken / "store")) == 7
+
+
+def test_what_failed_before_an_interruption_is_tried_again_too(table, tmp_path):
+    folder = tmp_path / "sounds"
+    shutil.copytree(table.parent, folder)
+
+    def stop(done):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        again(folder, progress=stop)
+    write(folder / "1.wav", sound(0.5, seed=30))
+    packed, decoded = again(folder)
+    assert "1.wav" in decoded
+    assert [Path(bad.path).name for bad in packed.failures] == ["6.wav"]
 
 
 def test_hdf5_clips_are_packed(tmp_path):

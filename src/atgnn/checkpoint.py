@@ -22,6 +22,7 @@ from atgnn import __version__
 from atgnn.errors import CheckpointError, describe_error
 from atgnn.files import replacing_folder
 from atgnn.frontend import FrontEnd, FrontEndConfig
+from atgnn.heard import Heard
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN
 from atgnn.model.digest import weights_digest
@@ -48,7 +49,7 @@ _SUMMARIES = {
     "atgnn": "An audio tagging graph neural network.",
     "efficientnet-lite": "An EfficientNet-Lite for audio tagging.",
 }
-ATTRIBUTION = "ATTRIBUTION.csv"  # may lie beside them
+ATTRIBUTION, HEARD = "ATTRIBUTION.csv", "heard.safetensors"  # may lie beside them
 
 
 class Provenance(BaseModel):
@@ -131,6 +132,7 @@ class Checkpoint:
         window_seconds: longer recordings are tagged in windows of this length.
         provenance: training data, licence, metrics.
         attribution: a CSV table of the recordings it was trained on, or None.
+        heard: hashes of the clips it was trained on, or None where nobody noted them.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class Checkpoint:
         window_seconds: float = 10.0,
         provenance: Provenance | None = None,
         attribution: str | None = None,
+        heard: Heard | None = None,
     ) -> None:
         self.model = model
         self.front_end = front_end
@@ -155,6 +158,7 @@ class Checkpoint:
         self.window_seconds = window_seconds
         self.provenance = provenance or Provenance()
         self.attribution = attribution
+        self.heard = heard
         try:
             self._description = _Description(
                 format_version=FORMAT_VERSION,
@@ -183,6 +187,7 @@ class Checkpoint:
                 "window_seconds": self.window_seconds,
                 "provenance": self.provenance,
                 "attribution": self.attribution,
+                "heard": self.heard,
                 **parts,
             },
         )
@@ -224,6 +229,8 @@ class Checkpoint:
         (folder / "README.md").write_text(self.card(), encoding="utf-8")
         if self.attribution is not None:
             (folder / ATTRIBUTION).write_text(self.attribution, encoding="utf-8")
+        if self.heard is not None:
+            (folder / HEARD).write_bytes(self.heard.to_bytes())
 
     def push_to_hub(
         self,
@@ -304,6 +311,7 @@ class Checkpoint:
             window_seconds=description.window_seconds,
             provenance=description.provenance,
             attribution=_read_attribution(folder),
+            heard=Heard.read(folder / HEARD),
         )
 
     # ------------------------------------------------------------------ card
@@ -375,7 +383,7 @@ def _metrics_table(about: Provenance) -> str:
 
 
 def _foreign(folder: Path) -> bool:
-    return any(path.name not in (*_FILES, ATTRIBUTION) for path in folder.iterdir())
+    return any(path.name not in (*_FILES, ATTRIBUTION, HEARD) for path in folder.iterdir())
 
 
 def _for_disk(value: torch.Tensor, half: bool) -> torch.Tensor:
@@ -409,7 +417,9 @@ def _download(repo_id: str, **options: Any) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=[*_FILES, ATTRIBUTION], **options))
+        return Path(
+            snapshot_download(repo_id, allow_patterns=[*_FILES, ATTRIBUTION, HEARD], **options)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

@@ -5,6 +5,7 @@ W windows, L labels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ import numpy as np
 from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips, seconds_of
 from atgnn.data.store import PackedWaveforms, clips_of
-from atgnn.errors import ClipsError, counted
+from atgnn.errors import AtgnnWarning, ClipsError, counted
 from atgnn.scoring import ScoreTable, sources
 from atgnn.tagger import Scores, Tagger
 
@@ -94,6 +95,9 @@ class Background:
         absent: np.ndarray,
         progress: Callable[[int], None] | None,
     ) -> Background:
+        heard = None if checkpoint.heard is None else checkpoint.heard.overlap(silent)
+        if heard is not None and heard.heard:
+            warnings.warn(f"background: {heard.line()}", AtgnnWarning, stacklevel=3)
         tagger = Tagger(checkpoint.changed(calibration=None))
         parts, hours, of = [], [], []
         for row, result in enumerate(tagger.score_many(sources(clips, silent))):

@@ -48,6 +48,12 @@ class Packing:
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what an interrupted run left, and begin.")
     ] = False
+    retry: Annotated[
+        bool,
+        typer.Option(
+            "--retry", help="Try all unreadable files again, not only those changed since."
+        ),
+    ] = False
 
     def run(self, listing: Listing) -> None:
         """Pack, with a bar, and show the report."""
@@ -58,7 +64,7 @@ class Packing:
         from atgnn.prepare.run import prepare as pack
         from atgnn.terminal import counter, say
 
-        options = Options(self.rate, self.longest, self.threads, self.restart)
+        options = Options(self.rate, self.longest, self.threads, self.restart, self.retry)
         try:
             with counter(len(listing.clips)) as progress:
                 report = pack(listing, self.out, options, progress)

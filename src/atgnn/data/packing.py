@@ -1,9 +1,11 @@
 """Packing clips: decoded in threads, appended in the order of the table, resumable.
 
 While it goes on, a working folder holds the samples and a journal, one line for each row that is
-done: its length and checksum, or why it could not be decoded. Whoever goes on after a crash checks
-the samples against the journal, drops what is not in both, and ends with the same bytes as if
-nothing had happened. The files of a finished folder are described in `atgnn.data.store`.
+done: its length and checksum, or why it could not be decoded and in which state its file was then,
+so that another try is made once it has changed. Whoever goes on after a crash checks the samples
+against the journal, drops what is not in both, and ends with the same bytes as if nothing had
+happened.
+The files of a finished folder are described in `atgnn.data.store`.
 """
 
 import contextlib
@@ -27,7 +29,16 @@ from atgnn.data.hdf5 import is_hdf5, read_hdf5
 from atgnn.errors import AtgnnError, AudioError, ClipsError, MissingExtraError
 from atgnn.files import appending, lock, write_all
 
-__all__ = ["SCALE", "BadClip", "Packing", "PackSettings", "decode", "fingerprint"]
+__all__ = [
+    "SCALE",
+    "BadClip",
+    "Decoded",
+    "PackSettings",
+    "Packing",
+    "decode",
+    "fingerprint",
+    "stamp_of",
+]
 
 FORMAT = "atgnn packed waveforms"
 VERSION = 1
@@ -43,12 +54,13 @@ SCALE = 1 / 32768
 
 
 class BadClip(NamedTuple):
-    """A row that could not be packed, or only in part."""
+    """A row that could not be packed, or only in part; `stamp` is its file's, see `stamp_of`."""
 
     path: str
     start: float
     end: float | None
     reason: str
+    stamp: str = ""  # "" in folders of older versions, and where there was no file
 
 
 class PackSettings(NamedTuple):
@@ -112,10 +124,27 @@ def fingerprint(clips: Clips, settings: PackSettings) -> str:
     return digest.hexdigest()
 
 
-class _Decoded(NamedTuple):
-    samples: np.ndarray  # int16 (S,)
+def stamp_of(path: str | os.PathLike[str]) -> str:
+    """Size and time of the last change of a file; "" where there is none."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return ""
+    return f"{about.st_size} {about.st_mtime_ns}"
+
+
+class Decoded(NamedTuple):
+    """A row's samples, int16 (S,), its own rate in Hz, what was wrong, and its file's stamp."""
+
+    samples: np.ndarray
     source_rate: int
     damage: str | None
+    stamp: str = ""
+
+
+class _Failed(NamedTuple):
+    error: AtgnnError
+    stamp: str
 
 
 class _RateNote:
@@ -144,14 +173,16 @@ class Packing:
         settings: PackSettings,
         digest: str,
         sound: Callable[[int], np.ndarray] | None = None,
+        earlier: Callable[[int], Decoded | None] | None = None,
     ) -> None:
-        """Go on with what is in `folder`, or begin. `sound` makes a row's samples without a file.
+        """Go on with what is in `folder`, or begin. `sound` makes a row's samples without a file;
+        `earlier` gives those that were packed before, and None for rows to decode.
 
         Raises `ClipsError` where another packing is or was going on there, `OSError` where it
         cannot be written.
         """
         self.clips, self.folder, self.settings, self.digest = clips, folder, settings, digest
-        self.sound = sound
+        self.sound, self.earlier = sound, earlier
         self.done, self.size = 0, 0
         self.rows: list[int] = []
         self.index: list[tuple[int, int, int, int]] = []  # offset, samples, crc32, source rate
@@ -214,31 +245,33 @@ class Packing:
         if not content or content[0] != self.done:
             return False
         entry = content[1:]
-        if len(entry) == 1:
-            self._failed(entry[0])
+        if len(entry) <= 2:  # older versions wrote no stamp, here and below
+            self._failed(*entry)
             return True
-        samples, checksum, source_rate, damage = entry
+        samples, checksum, source_rate, damage, *stamp = entry
         there = self._samples.read(samples * SAMPLE.itemsize) or b""
         if len(there) != samples * SAMPLE.itemsize or zlib.crc32(there) != checksum:
             return False
-        self._packed(samples, checksum, source_rate, damage)
+        self._packed(samples, checksum, source_rate, damage, *stamp)
         return True
 
-    def _failed(self, reason: str) -> None:
-        self.failures.append(self._bad(reason))
+    def _failed(self, reason: str, stamp: str = "") -> None:
+        self.failures.append(self._bad(reason, stamp))
         self.done += 1
 
-    def _packed(self, samples: int, checksum: int, source_rate: int, damage: str | None) -> None:
+    def _packed(
+        self, samples: int, checksum: int, source_rate: int, damage: str | None, stamp: str = ""
+    ) -> None:
         if damage:
-            self.damaged.append(self._bad(damage))
+            self.damaged.append(self._bad(damage, stamp))
         self.rows.append(self.done)
         self.index.append((self.size, samples, checksum, source_rate))
         self.size += samples
         self.done += 1
 
-    def _bad(self, reason: str) -> BadClip:
+    def _bad(self, reason: str, stamp: str) -> BadClip:
         clip: Clip = self.clips[self.done]
-        return BadClip(str(clip.path), clip.start, clip.end, reason)
+        return BadClip(str(clip.path), clip.start, clip.end, reason, stamp)
 
     # ------------------------------------------------------------------ the work
 
@@ -251,14 +284,10 @@ class Packing:
         rows = range(self.done, len(self.clips))
         with _heard_by_thread() as heard:
 
-            def attempt(row: int) -> _Decoded | AtgnnError:
+            def attempt(row: int) -> Decoded | _Failed:
                 heard.warnings = []
-                try:
-                    return self._decoded(row, heard.warnings)
-                except AtgnnError as error:
-                    return error
-                except OSError as error:  # a drive that fails while it is read
-                    return ClipsError(f"{self.clips.paths[row]}: cannot be read ({error.strerror})")
+                before = None if self.earlier is None else self.earlier(row)
+                return before or self._attempt(row, heard.warnings)
 
             with contextlib.closing(map_ahead(attempt, rows, threads, 4 * threads)) as results:
                 for result in results:
@@ -271,28 +300,38 @@ class Packing:
             raise ClipsError(f"none of {len(self.clips)} clips could be packed{first}")
         os.fsync(self._samples.fileno())
 
-    def _decoded(self, row: int, heard: list[str]) -> _Decoded:
+    def _attempt(self, row: int, heard: list[str]) -> Decoded | _Failed:
+        clip = self.clips[row]
+        stamp = stamp_of(clip.path) if self.sound is None else ""  # before: it may change meanwhile
+        try:
+            return self._decoded(row, clip, heard)._replace(stamp=stamp)
+        except AtgnnError as error:
+            return _Failed(error, stamp)
+        except OSError as error:  # a drive that fails while it is read
+            return _Failed(ClipsError(f"{clip.path}: cannot be read ({error.strerror})"), stamp)
+
+    def _decoded(self, row: int, clip: Clip, heard: list[str]) -> Decoded:
         rate, longest, strict = self.settings
         if self.sound is not None:
-            return _Decoded(self.sound(row), rate, None)
+            return Decoded(self.sound(row), rate, None)
         note = _RateNote()
-        wave = decode(self.clips[row], rate, longest, strict_end=strict, meter=note)
-        return _Decoded(wave, note.rate, heard[0] if heard else None)
+        wave = decode(clip, rate, longest, strict_end=strict, meter=note)
+        return Decoded(wave, note.rate, heard[0] if heard else None)
 
-    def _append(self, result: _Decoded | AtgnnError, collect: bool) -> None:
+    def _append(self, result: Decoded | _Failed, collect: bool) -> None:
         """Samples first, then the line that says that they are there."""
         row = self.done
-        if isinstance(result, AtgnnError):
+        if isinstance(result, _Failed):
             if not collect:
-                raise result
-            write_all(self._journal, _line([row, str(result)]))
-            self._failed(str(result))
+                raise result.error
+            write_all(self._journal, _line([row, str(result.error), result.stamp]))
+            self._failed(str(result.error), result.stamp)
             return
-        wave, source_rate, damage = result
+        wave, source_rate, damage, stamp = result
         checksum = zlib.crc32(wave.data)
         write_all(self._samples, wave.data.cast("B") if len(wave) else b"")
-        write_all(self._journal, _line([row, len(wave), checksum, source_rate, damage]))
-        self._packed(len(wave), checksum, source_rate, damage)
+        write_all(self._journal, _line([row, len(wave), checksum, source_rate, damage, stamp]))
+        self._packed(len(wave), checksum, source_rate, damage, stamp)
 
     def describe(self) -> None:
         """Write the table, then the header that says that all is there."""

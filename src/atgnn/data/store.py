@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,10 +35,12 @@ from atgnn.data.packing import (
     TABLE,
     VERSION,
     BadClip,
+    Decoded,
     Packing,
     PackSettings,
     decode,
     fingerprint,
+    stamp_of,
 )
 from atgnn.errors import ClipsError, MissingExtraError
 
@@ -119,6 +122,7 @@ class PackedWaveforms:
         progress: Callable[[int], None] | None = None,
         resume: bool = False,
         restart: bool = False,
+        retry: bool = False,
         sound: Callable[[int], np.ndarray] | None = None,
     ) -> "PackedWaveforms":
         """Decode and resample every clip once, in threads, and open the result.
@@ -130,7 +134,9 @@ class PackedWaveforms:
 
         With `resume`, what an error or a crash (kill -9 too) leaves is kept in ``.FOLDER.packing``
         beside the folder; the same call goes on there, and ends with the same bytes as if nothing
-        had happened. Where it is complete, it is only opened. `restart` throws away what was begun.
+        had happened. Where it is complete, it is only opened, unless files that could not be
+        decoded, or in part, have changed since (with `retry`: whether or not): these are decoded
+        again, and all others copied. `restart` throws away what was begun.
 
         Raises:
             ClipsError: `folder` is in use or cannot be written, no clip could be decoded, or what
@@ -140,27 +146,79 @@ class PackedWaveforms:
         folder = Path(folder)
         settings = PackSettings(rate, longest, strict_ends)
         digest = fingerprint(clips, settings)
+        pack = partial(
+            cls._pack,
+            folder,
+            partial(Packing, clips, settings=settings, digest=digest, sound=sound),
+            lambda packing: packing.run(
+                threads or os.cpu_count() or 1, on_error == "collect", progress
+            ),
+        )
+        begun = _work_of(folder).exists() and not restart
         if resume and is_packed(folder):
-            return cls._complete(folder, digest)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            packed = cls._complete(folder, digest)
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ClipsError(f"{folder} is not empty: choose another folder, nothing was written")
+        else:
+            packed = pack(resume, restart)
+            if not (resume and begun):
+                return packed  # what could not be decoded was tried just now
+        again = packed._worth_another_try(retry)
+        return pack(True, restart, packed._as_decoded(clips, again)) if again else packed
+
+    @classmethod
+    def _pack(
+        cls,
+        folder: Path,
+        begin: Callable[..., Packing],
+        run: Callable[[Packing], None],
+        resume: bool,
+        restart: bool,
+        earlier: Callable[[int], Decoded | None] | None = None,
+    ) -> "PackedWaveforms":
+        """Begin or go on beside the folder, and put the result in its place."""
         kept = ""
         try:
             with _workplace(folder, resume, restart) as work:
-                with Packing(clips, work, settings, digest, sound) as packing:
+                with begin(folder=work, earlier=earlier) as packing:
                     if resume:
                         kept = f"; make room, and the same command goes on with what is in {work}"
-                    packing.run(threads or os.cpu_count() or 1, on_error == "collect", progress)
+                    run(packing)
                     packing.describe()
-                if folder.exists():  # and is empty
-                    folder.rmdir()
-                os.replace(work, folder)
+                _put_in_place(work, folder)
             (folder / JOURNAL).unlink()
         except OSError as error:
             raise ClipsError(
                 f"{folder} cannot be written ({error.strerror or error}){kept}"
             ) from None
         return cls.open(folder)
+
+    def _worth_another_try(self, all_of_them: bool) -> list[BadClip]:
+        """Rows that failed, or were packed in part, and whose files have changed since."""
+        bad = [*self.failures, *self.damaged]
+        if all_of_them:
+            return bad
+        now = {one.path: stamp_of(one.path) for one in bad}
+        return [one for one in bad if now[one.path] not in ("", one.stamp)]
+
+    def _as_decoded(
+        self, clips: Clips, again: Sequence[BadClip]
+    ) -> Callable[[int], Decoded | None]:
+        """Gives the rows of `clips` that are here, and None for those to decode (again)."""
+        places = self.positions(clips)
+        damaged = {(one.path, one.start, one.end): one for one in self.damaged}
+        anew = {(one.path, one.start, one.end) for one in again}
+
+        def earlier(row: int) -> Decoded | None:
+            place, clip = int(places[row]), clips[row]
+            key = (str(clip.path), clip.start, clip.end)
+            if place < 0 or key in anew:
+                return None
+            bad = damaged.get(key)
+            about = (None, "") if bad is None else (bad.reason, bad.stamp)
+            return Decoded(self[place], int(self.source_rates[place]), *about)
+
+        return earlier
 
     @classmethod
     def _complete(cls, folder: Path, digest: str) -> "PackedWaveforms":
@@ -264,7 +322,7 @@ def _workplace(folder: Path, keep: bool, restart: bool) -> Iterator[Path]:
     """A folder beside another to work in: one that stays until it is done, or a passing one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if keep:
-        work = folder.parent / f".{folder.name}.packing"
+        work = _work_of(folder)
         if restart and work.exists():
             shutil.rmtree(work)
         yield work
@@ -272,6 +330,24 @@ def _workplace(folder: Path, keep: bool, restart: bool) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
         # One below, with the usual permissions: the passing folder itself has none for others.
         yield Path(beside) / "new"
+
+
+def _work_of(folder: Path) -> Path:
+    """Where the work on a folder stays until it is done."""
+    return folder.parent / f".{folder.name}.packing"
+
+
+def _put_in_place(work: Path, folder: Path) -> None:
+    """Move the finished work to its place; of what was packed there before, other files stay."""
+    old = folder.parent / f".{folder.name}.old"
+    shutil.rmtree(old, ignore_errors=True)  # a crash came between the steps below
+    if folder.exists():
+        for path in folder.iterdir():
+            if path.name not in (HEADER, SAMPLES, TABLE, JOURNAL):
+                os.replace(path, work / path.name)
+        os.replace(folder, old)
+    os.replace(work, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _keys(clips: Clips) -> Iterator[tuple[str, float, float]]:

@@ -52,7 +52,8 @@ def evaluate(
 
     `opened` is what the clips were chosen from, if that is packed: their files need not be there.
     With `skip_bad`, clips that cannot be read are left out and named in the report. `progress` is
-    called with the number of clips done. `settings` are those of `evaluate_table`.
+    called with the number of clips done. `settings` are those of `evaluate_table`. Clips that the
+    model has learned from, as far as its checkpoint knows, are the first note of the report.
 
     Raises:
         ClipsError: no clips, or labels that the model does not know (unless ignored).
@@ -70,6 +71,9 @@ def evaluate(
         progress=progress,
         on_failure=failures.append if skip_bad else None,
     )
+    heard = tagger.checkpoint.heard
+    line = "" if heard is None else heard.overlap(clips).line()
+    settings["notes"] = (*([line] if line else []), *settings.get("notes", ()))
     return evaluate_table(
         scores,
         clips,

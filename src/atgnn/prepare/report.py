@@ -117,7 +117,7 @@ class Report:
         if installable:
             facts.append(
                 f"{installable} of the unreadable need a package that is not installed: install "
-                "it, delete the folder and prepare it again"
+                "it, and give the same command with --retry"
             )
         if self.unlabelled:
             facts.append(f"{self.unlabelled} clips without any label")

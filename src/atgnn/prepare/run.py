@@ -28,12 +28,14 @@ class Options(NamedTuple):
         longest: cut clips to so many seconds; None: whole.
         threads: that decode; None: one for each processor.
         restart: throw away what an interrupted run left instead of going on with it.
+        retry: decode again what could not be, also where its file has not changed since.
     """
 
     rate: int = 16_000
     longest: float | None = None
     threads: int | None = None
     restart: bool = False
+    retry: bool = False
 
 
 DEFAULT = Options()
@@ -48,7 +50,8 @@ def prepare(
     """Pack the clips of a listing into `out`, write the report there and return it.
 
     Clips that cannot be decoded are counted, not fatal. Interrupted, the same call goes on; where
-    everything is there already, only the report is written again.
+    everything is there already, clips that could not be decoded are tried again if their files have
+    changed, and the report is written again.
 
     Raises `ClipsError` where `out` is in use or cannot be written, or no clip can be decoded.
     """
@@ -63,6 +66,7 @@ def prepare(
         progress=progress,
         resume=True,
         restart=options.restart,
+        retry=options.retry,
     )
     report = report_on(listing, packed)
     try:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.files import write_text
+from atgnn.heard import Heard
 from atgnn.labels import Vocabulary
 from atgnn.training.averaging import average
 from atgnn.training.epochs import epoch_folder
@@ -43,10 +44,12 @@ class Keeper(Callback):
         vocabulary: Vocabulary,
         folder: RunFolder,
         lineage: tuple[str, ...] = (),
+        heard: Heard | None = None,
     ) -> None:
         self.recipe, self.vocabulary, self.folder = recipe, vocabulary, folder
         self.out = folder.path
         self.lineage = lineage  # what the run's network had learned from before
+        self.heard = heard  # the clips that it learns from, and had learned from before
         self.headline: float | None = None  # of the best epoch
         self.best: dict[str, float] = {}  # its number and metrics
         self.recent: list[dict[str, float]] = []  # of the last epochs, oldest first
@@ -129,6 +132,7 @@ class Keeper(Callback):
             activation="softmax" if self.recipe.task == "single_label" else "sigmoid",
             window_seconds=self.recipe.window_seconds,
             provenance=provenance,
+            heard=self.heard,
         ).save_pretrained(folder, half=half)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from atgnn.distributed import leave_processes
 from atgnn.errors import AtgnnError, MissingExtraError
+from atgnn.heard import Heard
 from atgnn.model.together import share_norms
 from atgnn.training.division import divide
 from atgnn.training.recipe import Recipe
@@ -76,7 +77,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path | None:
             folder.claim(
                 start.report, data, describe_environment(cluster, accelerator(recipe.scale))
             )
-        keeper = Keeper(recipe, division.vocabulary, folder, start.lineage)
+        heard = Heard.of(division.train).joined(start.heard) if cluster.leads else None
+        keeper = Keeper(recipe, division.vocabulary, folder, start.lineage, heard)
         _fit(recipe, cluster, keeper, module, loaders, resume)
         return keeper.finish(module) if cluster.leads else None
 

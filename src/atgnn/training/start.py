@@ -11,6 +11,7 @@ from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.encoder import Encoder, is_encoder
 from atgnn.errors import ConfigError
 from atgnn.frontend import FrontEndConfig
+from atgnn.heard import Heard
 from atgnn.model import ATGNN
 from atgnn.model.transfer import transfer
 from atgnn.model.weights import load_published
@@ -30,6 +31,7 @@ class Start(NamedTuple):
     model: Network
     report: str = ""  # what was loaded, converted, left new; "" for random weights
     lineage: tuple[str, ...] = ()  # what they had learned from, for the card
+    heard: Heard | None = None  # the clips that they had learned from, where that is known
 
     def taught(self, lineage: tuple[str, ...]) -> "Start":
         """The same, with more that its network learns from."""
@@ -74,7 +76,8 @@ def _from_checkpoint(recipe: Recipe, division: Division, model: Network) -> Star
     known = {name: row for row, name in enumerate(source.vocabulary.names)}
     rows = [known.get(name) for name in division.vocabulary.names]
     report = str(transfer(source.model, model, rows))
-    return Start(model, report, ancestors("Initial weights", recipe.init, source.provenance))
+    lineage = ancestors("Initial weights", recipe.init, source.provenance)
+    return Start(model, report, lineage, source.heard)
 
 
 def _from_encoder(recipe: Recipe, model: Network) -> Start:
