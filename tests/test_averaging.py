@@ -299,6 +299,6 @@ def test_the_commands(run, sounds, tmp_path):
     ]
     np.testing.assert_allclose(ScoreTable.read(file).values, np.mean(parts, 0), atol=1e-6)
     assert "--force" in atgnn("ensemble", file, "--out", file, code=2)
-    assert "1 models" in atgnn("ensemble", file, "--out", tmp_path / "f.parquet")
+    assert "1 model," in atgnn("ensemble", file, "--out", tmp_path / "f.parquet")
     said = atgnn("ensemble", file, "--clips", clips, "--out", tmp_path / "g.parquet", code=2)
     assert "leave out --clips" in said

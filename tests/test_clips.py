@@ -206,7 +206,7 @@ def test_an_excerpt_beyond_its_file_is_refused(folder):
     bad = table(folder, "path,labels,end\na.wav,A,0.4\nb.wav,A,0.6\nc.wav,B,9\n")
     with pytest.raises(ClipsError, match=r"2 clips go beyond .*b.wav, .*0.6 s but lasts 0.500 s"):
         Clips.read(bad)
-    with pytest.raises(ClipsError, match="1 clips go beyond"):
+    with pytest.raises(ClipsError, match="1 clip goes beyond"):
         Clips.read(table(folder, "path,labels,start\na.wav,A,0.7\n"))
 
 

@@ -125,7 +125,7 @@ def test_tables_come_back(tmp_path):
         ([[0, 1, np.nan], [1, 0, 1], [1, 1, 0]], "A and C is nan"),
         ([[0, 1, 2], [1, 0, 1], [1, 1, 0]], "not symmetric: A with C is 2, C with A is 1"),
         ([[5, 1, 0], [1, 5, 0], [0, 0, 5]], "never with another one, the first is C"),
-        (np.zeros((3, 3)), "3 labels of the co-occurrence are never with another"),
+        (np.zeros((3, 3)), "3 labels of the co-occurrence never with another"),
     ],
 )
 def test_malformed_matrices_are_one_line(values, message):

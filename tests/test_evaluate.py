@@ -89,7 +89,7 @@ def test_single_label_models_get_an_accuracy_and_an_interval_over_authors(tmp_pa
 
 def test_unknown_labels_are_refused_or_ignored(clips, tagger):
     foreign = Clips(clips.table.assign(labels=[("Bark", "Cello"), *clips.labels[1:]]))
-    with pytest.raises(ClipsError, match=r"1 labels .*Cello.*--ignore-unknown-labels"):
+    with pytest.raises(ClipsError, match=r"1 label .*Cello.*--ignore-unknown-labels"):
         evaluate(tagger, foreign)
     report = evaluate(tagger, foreign, ignore_unknown_labels=True)
     assert report.ignored_labels == ("Cello",)

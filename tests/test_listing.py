@@ -416,7 +416,7 @@ def test_folders_of_labels_and_of_splits(tmp_path):
     labels = {names[0] for names in read_folders(tmp_path / "split").clips.labels}
     assert labels == {"train", "Valid", "test", "Cat"}
     touch(tmp_path / "split" / "5.wav")
-    with pytest.raises(ClipsError, match=r"1 sounds lie directly.*5\.wav"):
+    with pytest.raises(ClipsError, match=r"1 sound lies directly.*5\.wav"):
         read_folders(tmp_path / "split")
 
 

@@ -238,7 +238,7 @@ def test_a_video_that_ends_early_gives_what_there_is(tmp_path):
     inside = Clips(clips.table.assign(start=0.4, end=0.7))
     packed = PackedWaveforms.write(inside, tmp_path / "other", RATE, strict_ends=False)
     np.testing.assert_array_equal(packed[0], packing.decode(inside[0], RATE))
-    with pytest.raises(ClipsError, match="none of 1 clips"):
+    with pytest.raises(ClipsError, match="none of 1 clip"):
         PackedWaveforms.write(cut, tmp_path / "third", RATE, on_error="collect")
 
 
@@ -248,7 +248,7 @@ def test_where_no_clip_could_be_packed_the_next_call_tries_again(tmp_path):
     (tmp_path / "t.csv").write_text("path,labels\na.wav,Dog\n")
     clips = Clips.read(tmp_path / "t.csv")
     for _ in range(2):
-        with pytest.raises(ClipsError, match="none of 1 clips"):
+        with pytest.raises(ClipsError, match="none of 1 clip"):
             PackedWaveforms.write(clips, tmp_path / "s", RATE, on_error="collect", resume=True)
     write(tmp_path / "a.wav", sound(0.3))
     packed = PackedWaveforms.write(clips, tmp_path / "s", RATE, on_error="collect", resume=True)

@@ -117,7 +117,7 @@ def test_corrupt_files_are_passed_over_and_named(folder, tmp_path):
     failures = {}
     assert len(found(copy, failures=failures)) == 10
     assert sorted(path.name for path in failures) == ["broken.wav", "empty.flac", "none.wav"]
-    with pytest.raises(ClipsError, match="none of 1 sounds could be read"):
+    with pytest.raises(ClipsError, match="none of 1 sound could be read"):
         found(copy / "broken.wav")
 
 

@@ -144,17 +144,17 @@ def test_a_sound_on_both_sides_is_refused(tmp_path):
     check_apart(both[:1], both[1:2])  # one after the other
     check_apart(both[:1], both[3:])
     for one, other in ((both[:1], both[2:3]), (both[2:], both[3:]), (both[1:2], both[2:3])):
-        with pytest.raises(ClipsError, match="1 recordings are both trained and validated on"):
+        with pytest.raises(ClipsError, match="1 recording is both trained and validated on"):
             check_apart(one, other)
 
 
 def test_authors_on_both_sides_are_warned_of(tmp_path):
     rows = ["a.wav,x,,,Ann", "b.wav,x,,,Bob", "c.wav,x,,,Ann", "d.wav,x,,,", "e.wav,x,,,Cy;Bob"]
     some = clips(tmp_path, rows)
-    with pytest.warns(AtgnnWarning, match="1 authors .* Bob say"):
+    with pytest.warns(AtgnnWarning, match="1 author .* Bob say"):
         check_apart(some[1:2], some[4:])  # one of the two whose sounds are mixed there
     some = some[:4]
-    with pytest.warns(AtgnnWarning, match="1 authors .* Ann say"):
+    with pytest.warns(AtgnnWarning, match="1 author .* Ann say"):
         check_apart(some[:2], some[2:])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

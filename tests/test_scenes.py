@@ -283,7 +283,7 @@ def test_backgrounds_must_be_of_a_part(tmp_path, sounds):
 def test_labels_with_too_few_clips_are_named(tmp_path, sounds):
     with pytest.raises(ClipsError, match=r"fold 1 has fewer than 4 clips of 4 labels: Bark \(3\)"):
         ingredients_of(sounds, least_clips=4)
-    with pytest.raises(ClipsError, match=r"fold 1 has fewer than 2 clips of 1 labels: Wind \(0\)"):
+    with pytest.raises(ClipsError, match=r"fold 1 has fewer than 2 clips of 1 label: Wind \(0\)"):
         ingredients_of(sounds, labels=["Bark", "Wind"])
 
 
@@ -341,7 +341,7 @@ def test_an_author_stays_in_one_fold(tmp_path):
     assert found.passed_over == {"its author is in another part": 1}
     assert found.examples["its author is in another part"] == "Bark-1-0.wav"
     assert not ingredients_of(tmp_path / "shared", shared_owners="keep").passed_over
-    with pytest.raises(ClipsError, match="1 authors have clips in several parts, the first is ann"):
+    with pytest.raises(ClipsError, match="1 author has clips in several parts, the first is ann"):
         ingredients_of(tmp_path / "shared", shared_owners="refuse")
 
 

@@ -108,7 +108,7 @@ def test_a_name_that_is_not_unique_is_no_match(tmp_path):
 
 def test_missing_rows_and_labels_are_named(scores, table, tmp_path):
     other = clips_of(["z.wav"], tmp_path)
-    with pytest.raises(ScoresError, match=r"1 of 1 clips have no scores, the first is .*z\.wav"):
+    with pytest.raises(ScoresError, match=r"1 of 1 clip have no scores, the first is .*z\.wav"):
         scores.aligned(other, LABELS)
     with pytest.raises(ScoresError, match=r"lack 2 of 3 labels, .*'Dogs'; did you mean 'Dog'"):
         scores.aligned(Clips.read(table), ("Rain", "Dogs", "Cat"))
@@ -210,4 +210,4 @@ def test_the_command(table, tmp_path):
     skipped = CliRunner().invoke(app, [*command, "--force", "--skip-bad"])
     assert skipped.exit_code == 0, skipped.output
     assert "left out: " in skipped.output
-    assert "1 clips" in skipped.output
+    assert "1 clip x" in skipped.output

@@ -164,7 +164,7 @@ def test_bad_files_can_be_collected(clips, tmp_path):
     assert "sound" in failure.reason
     assert packed.positions(bad).tolist() == [-1, 0, 1, 2, 3, 4]
     assert packed.verify().tolist() == []
-    with pytest.raises(ClipsError, match=r"none of 1 clips could be packed: .*bad\.wav"):
+    with pytest.raises(ClipsError, match=r"none of 1 clip could be packed: .*bad\.wav"):
         PackedWaveforms.write(bad[:1], tmp_path / "none", RATE, on_error="collect")
 
 

@@ -24,7 +24,7 @@ from typing import Any, overload
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from atgnn.errors import LabelError, some_of
+from atgnn.errors import LabelError, counted, some_of
 
 __all__ = ["Label", "Node", "Ontology", "Vocabulary", "most_specific"]
 
@@ -172,7 +172,7 @@ class Vocabulary(Sequence[Label]):
         position = self._index.get(name.name if isinstance(name, Label) else name)
         if position is None or position < start or (stop is not None and position >= stop):
             raise LabelError(
-                f"label {name!r} is not among the {len(self)} labels of the vocabulary"
+                f"label {name!r} is not among the {counted(len(self), 'label')} of the vocabulary"
                 f"{_suggestion(str(name), self._index)}"
             )
         return position
@@ -213,7 +213,7 @@ class Vocabulary(Sequence[Label]):
 
     def __repr__(self) -> str:
         shown = some_of(self.names, 4)
-        return f"Vocabulary({len(self)} labels: {shown})"
+        return f"Vocabulary({counted(len(self), 'label')}: {shown})"
 
 
 class Ontology:

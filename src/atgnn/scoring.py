@@ -30,7 +30,14 @@ import numpy as np
 from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, PackedWaveforms, clips_of
-from atgnn.errors import AtgnnError, AtgnnWarning, ClipsError, MissingExtraError, did_you_mean
+from atgnn.errors import (
+    AtgnnError,
+    AtgnnWarning,
+    ClipsError,
+    MissingExtraError,
+    counted,
+    did_you_mean,
+)
 from atgnn.files import new_file
 from atgnn.tagger import Excerpt, Scores, Taggable, Tagger
 from atgnn.tags import Failure
@@ -79,7 +86,8 @@ class ScoreTable:
         if self.values.shape != (clips, labels) or not len(self.starts) == len(self.ends) == clips:
             raise ScoresError(
                 f"scores of shape {self.values.shape} with {len(self.starts)} starts and "
-                f"{len(self.ends)} ends do not fit {clips} clips and {labels} labels"
+                f"{len(self.ends)} ends do not fit {counted(clips, 'clip')} and "
+                f"{counted(labels, 'label')}"
             )
         if not labels or len(set(self.labels)) < labels or set(self.labels) & set(PLACE):
             raise ScoresError(
@@ -140,7 +148,7 @@ class ScoreTable:
             if progress is not None:
                 progress(row + 1)
         if not good:
-            raise ScoresError(f"none of {len(table)} clips could be scored")
+            raise ScoresError(f"none of {counted(len(table), 'clip')} could be scored")
         paths, starts, ends = _places(table)
         return cls(
             tuple(paths[row] for row in good),
@@ -301,9 +309,10 @@ class ScoreTable:
         missing = [name for name in names if name not in place]
         if missing:
             raise ScoresError(
-                f"the scores lack {len(missing)} of {len(names)} labels, the first is "
+                f"the scores lack {len(missing)} of {counted(len(names), 'label')}, the first is "
                 f"{missing[0]!r}{did_you_mean(missing[0], self.labels)}; they are of "
-                f"{self.source or 'a model'} with {len(place)} labels: score with a model that "
+                f"{self.source or 'a model'} with {counted(len(place), 'label')}: score with a "
+                "model that "
                 "knows them"
             )
         return [place[name] for name in names]
@@ -313,7 +322,7 @@ class ScoreTable:
         missing = [row for row, place in enumerate(found) if place < 0]
         if missing:
             raise ScoresError(
-                f"{len(missing)} of {len(paths)} clips have no scores, the first is "
+                f"{len(missing)} of {counted(len(paths), 'clip')} have no scores, the first is "
                 f"{paths[missing[0]]}: score this table of clips"
             )
         return found

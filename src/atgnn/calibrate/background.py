@@ -78,7 +78,7 @@ class Background:
         long = np.flatnonzero(seconds > checkpoint.window_seconds + 0.01)
         if len(long):
             raise ClipsError(
-                f"{counted(len(long), 'background clip')} of {len(silent)} are longer than the "
+                f"{len(long)} of {counted(len(silent), 'background clip')} are longer than the "
                 f"model's window of {checkpoint.window_seconds:g} s, the first is "
                 f"{silent.paths[long[0]]}: list excerpts of that length, or leave their scores out "
                 "so that the model listens itself"

@@ -13,6 +13,7 @@ from atgnn.cli.base import (
     app,
     refuse_idle,
 )
+from atgnn.errors import counted
 
 
 @app.command()
@@ -89,4 +90,7 @@ def ensemble(
             )
     table = ScoreTable.mean(tables)
     table.write(out, force=force)
-    typer.echo(f"{len(tables)} models, {len(table)} clips x {len(table.labels)} labels in {out}")
+    typer.echo(
+        f"{counted(len(tables), 'model')}, {counted(len(table), 'clip')} x "
+        f"{counted(len(table.labels), 'label')} in {out}"
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atgnn.cli.base import app, grouped, refuse_idle
+from atgnn.errors import counted
 
 if TYPE_CHECKING:
     from atgnn.data.listing import Listing
@@ -236,7 +237,7 @@ def check_folder(
 
     packed = check(folder)
     hours = packed.lengths.sum() / packed.rate / 3600
-    typer.echo(f"{folder}: {len(packed)} clips, {hours:.2f} h, all as they were written")
+    typer.echo(f"{folder}: {counted(len(packed), 'clip')}, {hours:.2f} h, all as they were written")
 
 
 def _vocabulary(name: str | None) -> Vocabulary | None:

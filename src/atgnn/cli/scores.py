@@ -15,6 +15,7 @@ from atgnn.cli.base import (
     app,
     refuse_idle,
 )
+from atgnn.errors import counted
 
 
 @app.command()
@@ -63,7 +64,7 @@ def score(
     table.write(out, force=force)
     for failure in failures:
         say(failure, "left out: ")
-    typer.echo(f"{len(table)} clips x {len(table.labels)} labels in {out}")
+    typer.echo(f"{counted(len(table), 'clip')} x {counted(len(table.labels), 'label')} in {out}")
 
 
 @app.command()

@@ -91,7 +91,8 @@ class Clips(Sequence[Clip]):
         clips, missing = cls._from_file(path, collection)
         if missing:
             raise ClipsError(
-                f"{path}: {len(missing)} of {len(clips) + len(missing)} sound files are missing, "
+                f"{path}: {len(missing)} of {counted(len(clips) + len(missing), 'sound file')} are "
+                "missing, "
                 f"the first is {missing[0]}; paths start at {path.resolve().parent} or at an "
                 "audio folder there"
             )
@@ -173,7 +174,9 @@ class Clips(Sequence[Clip]):
         loose = [file for file in sounds if file.parent == folder]
         if loose:
             raise ClipsError(
-                f"{len(loose)} sounds lie directly in {folder} and so have no label, the first is "
+                f"{counted(len(loose), 'sound lies', 'sounds lie')} directly in {folder} without a "
+                "label, "
+                "the first is "
                 f"{min(loose).name}: put every sound into a folder named after its label"
             )
         rows = [{"path": file, "labels": (file.relative_to(folder).parts[0],)} for file in sounds]
@@ -209,7 +212,9 @@ class Clips(Sequence[Clip]):
         if late:
             path, limit, duration = late[0]
             raise ClipsError(
-                f"{origin}: {len(late)} clips go beyond the end of their file; the first, "
+                f"{origin}: {counted(len(late), 'clip goes', 'clips go')} beyond the end of their "
+                "file; the "
+                "first, "
                 f"{path.name}, is asked for up to {limit:g} s but lasts {duration:.3f} s"
             )
 
@@ -351,7 +356,8 @@ class Clips(Sequence[Clip]):
         empty = [path for path, names in zip(self.paths, labels, strict=True) if not names]
         if empty:
             raise ClipsError(
-                f"{len(empty)} of {len(self)} clips have no value in the column {column!r}, the "
+                f"{len(empty)} of {counted(len(self), 'clip')} have no value in the column "
+                f"{column!r}, the "
                 f"first is {empty[0].name}: fill it, or take the labels from another column"
             )
         return Clips(self.table.assign(labels=labels))
@@ -361,7 +367,9 @@ class Clips(Sequence[Clip]):
         chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
         if chosen.dtype == bool:
             if chosen.shape != (len(self),):
-                raise ClipsError(f"a mask of {chosen.shape} does not fit {len(self)} clips")
+                raise ClipsError(
+                    f"a mask of {chosen.shape} does not fit {counted(len(self), 'clip')}"
+                )
             chosen = np.flatnonzero(chosen)
         return Clips(self.table.iloc[chosen.astype(int)])
 
@@ -411,7 +419,7 @@ class Clips(Sequence[Clip]):
 
     def __repr__(self) -> str:
         collections = ", ".join(dict.fromkeys(map(str, self.table["collection"])))
-        return f"Clips({len(self)} clips of {collections or 'nothing'})"
+        return f"Clips({counted(len(self), 'clip')} of {collections or 'nothing'})"
 
 
 def connected(owners: Sequence[Sequence[Hashable]]) -> np.ndarray:

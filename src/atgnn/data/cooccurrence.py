@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atgnn.errors import ClipsError, LabelError, MissingExtraError, did_you_mean
+from atgnn.errors import ClipsError, LabelError, MissingExtraError, counted, did_you_mean
 
 __all__ = ["CoOccurrence", "Sampler"]
 
@@ -53,7 +53,8 @@ class CoOccurrence:
             raise ClipsError(f"a co-occurrence needs two or more different labels, got {names}")
         if given.shape != (len(names), len(names)):
             raise ClipsError(
-                f"the co-occurrence of {len(names)} labels has shape {given.shape}, expected "
+                f"the co-occurrence of {counted(len(names), 'label')} has shape {given.shape}, "
+                "expected "
                 f"({len(names)}, {len(names)}): one row and one column for each"
             )
         given = given * (1 - np.eye(len(names)))
@@ -72,8 +73,8 @@ class CoOccurrence:
         alone = [name for name, row in zip(names, given, strict=True) if not row.any()]
         if alone:
             raise ClipsError(
-                f"{len(alone)} labels of the co-occurrence are never with another one, the first "
-                f"is {alone[0]}: leave them out, or give them pairs"
+                f"{counted(len(alone), 'label')} of the co-occurrence never with another one, the "
+                f"first is {alone[0]}: leave them out, or give them pairs"
             )
         return cls(names, (given + given.T) / given.sum())
 
@@ -108,7 +109,8 @@ class CoOccurrence:
         together = present.T @ present * (1 - np.eye(len(labels)))
         if not together.any():
             raise ClipsError(
-                f"none of {len(rows)} clips is marked with two of the {len(labels)} labels: there "
+                f"none of {counted(len(rows), 'clip')} is marked with two of the "
+                f"{counted(len(labels), 'label')}: there "
                 "is no co-occurrence to take from this table"
             )
         if not smoothing:
@@ -214,11 +216,13 @@ class Sampler:
         self.matrix, self.events = matrix, events
         low, high = events
         if not 1 <= low <= high:
-            raise ClipsError(f"{low} to {high} events: expected 1 or more, the smaller first")
+            raise ClipsError(
+                f"{low} to {counted(high, 'event')}: expected 1 or more, the smaller first"
+            )
         if high > len(matrix.labels):
             raise ClipsError(
                 f"{high} events of different labels in one scene, but there are "
-                f"{len(matrix.labels)} labels: lower the number of events"
+                f"{counted(len(matrix.labels), 'label')}: lower the number of events"
             )
         with np.errstate(divide="ignore"):
             self._log_weights = np.log(matrix.pairs / np.mean(matrix.pairs))
@@ -256,7 +260,8 @@ class Sampler:
         i, j = np.unravel_index(np.argmax(np.abs(found - target)), target.shape)
         low, high = self.events
         raise ClipsError(
-            f"no scenes of {low} to {high} events have this co-occurrence: {names[i]} with "
+            f"no scenes of {low} to {counted(high, 'event')} have this co-occurrence: {names[i]} "
+            "with "
             f"{names[j]} should be {target[i, j]:.1%} of all pairs, {found[i, j]:.1%} is the "
             "nearest found; ask for fewer events a scene, or allow more pairs"
         )

@@ -19,7 +19,7 @@ import numpy as np
 
 from atgnn.audio import walk_sounds
 from atgnn.data.clips import Clips
-from atgnn.errors import ClipsError, MissingExtraError
+from atgnn.errors import ClipsError, MissingExtraError, counted
 from atgnn.labels import Vocabulary
 
 __all__ = [
@@ -170,7 +170,8 @@ class Draft:
         )
         if not found:
             raise ClipsError(
-                f"none of the {len(self.rows)} clips that the lists of {self.name} name is here; "
+                f"none of the {counted(len(self.rows), 'clip')} that the lists of {self.name} name "
+                "is here; "
                 f"the first would be {missing[0].name}: check the folder of sounds"
             )
         counts = Counter(row["split"] for row in self.rows.values())

@@ -26,7 +26,7 @@ from atgnn import audio
 from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clip, Clips
 from atgnn.data.hdf5 import is_hdf5, read_hdf5
-from atgnn.errors import AtgnnError, AudioError, ClipsError, MissingExtraError
+from atgnn.errors import AtgnnError, AudioError, ClipsError, MissingExtraError, counted
 from atgnn.files import appending, lock, write_all
 
 __all__ = [
@@ -297,7 +297,7 @@ class Packing:
         if not self.rows:
             first = f": {self.failures[0].reason}" if self.failures else ""
             self._journal.truncate(0)  # nothing to go on with: the next call tries all of them anew
-            raise ClipsError(f"none of {len(self.clips)} clips could be packed{first}")
+            raise ClipsError(f"none of {counted(len(self.clips), 'clip')} could be packed{first}")
         os.fsync(self._samples.fileno())
 
     def _attempt(self, row: int, heard: list[str]) -> Decoded | _Failed:

@@ -42,7 +42,7 @@ from atgnn.data.packing import (
     fingerprint,
     stamp_of,
 )
-from atgnn.errors import ClipsError, MissingExtraError
+from atgnn.errors import ClipsError, MissingExtraError, counted
 
 __all__ = [
     "SCALE",
@@ -314,7 +314,7 @@ class PackedWaveforms:
 
     def __repr__(self) -> str:
         hours = self.lengths.sum() / self.rate / 3600
-        return f"PackedWaveforms({len(self)} clips, {hours:.2f} h at {self.rate} Hz)"
+        return f"PackedWaveforms({counted(len(self), 'clip')}, {hours:.2f} h at {self.rate} Hz)"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 from atgnn.audio import walk_sounds
 from atgnn.data.clips import Clips
 from atgnn.data.listing import SPLIT_NAMES, Draft, Listing, Missing, from_training
-from atgnn.errors import ClipsError
+from atgnn.errors import ClipsError, counted
 from atgnn.labels import Vocabulary
 
 __all__ = ["read_folders", "read_table"]
@@ -23,7 +23,8 @@ def read_table(
     clips, missing = Clips.read_present(path)
     if not len(clips):
         raise ClipsError(
-            f"none of the {len(missing)} sounds that {path} names is here; the first would be "
+            f"none of the {counted(len(missing), 'sound')} that {path} names is here; the first "
+            "would be "
             f"{missing[0]}: relative paths start at {path.resolve().parent}"
         )
     if label_column != "labels":
@@ -45,7 +46,9 @@ def read_folders(root: Path, vocabulary: Vocabulary | None = None, links: bool =
     loose = [sound for sound, part in zip(sounds, parts, strict=True) if not part]
     if loose:
         raise ClipsError(
-            f"{len(loose)} sounds lie directly in {root} and so have no label, the first is "
+            f"{counted(len(loose), 'sound lies', 'sounds lie')} directly in {root} without a "
+            "label, the "
+            "first is "
             f"{loose[0].name}: put every sound into a folder named after its label"
         )
     draft = Draft(

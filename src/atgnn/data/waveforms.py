@@ -7,7 +7,7 @@ import numpy as np
 
 from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms, decode
-from atgnn.errors import ClipsError
+from atgnn.errors import ClipsError, counted
 
 __all__ = ["Kept", "Waveforms"]
 
@@ -88,7 +88,8 @@ def _places(
     if len(missing):
         names = ", ".join(str(one.folder) for one in packed)
         raise ClipsError(
-            f"{len(missing)} of {len(clips)} clips are not packed in {names}, the first is "
+            f"{len(missing)} of {counted(len(clips), 'clip')} are not packed in {names}, the first "
+            "is "
             f"{clips.paths[int(missing[0])].name}: pack these clips too"
         )
     return store, position

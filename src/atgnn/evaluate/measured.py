@@ -15,7 +15,7 @@ import numpy as np
 from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms
-from atgnn.errors import ClipsError, some_of
+from atgnn.errors import ClipsError, counted, some_of
 from atgnn.evaluate.collections import collection_negatives
 from atgnn.evaluate.owners import owners_of
 from atgnn.evaluate.report import RESAMPLES, Report, measure
@@ -229,8 +229,8 @@ def _check_labels(clips: Clips, vocabulary: Vocabulary, ignore: bool) -> tuple[s
     if foreign and not ignore:
         shown = some_of(foreign)
         raise ClipsError(
-            f"{len(foreign)} labels of the clips are not among the model's {len(vocabulary)}: "
-            f"{shown}; evaluate without them (--ignore-unknown-labels) or take the labels from "
-            "another column (--label-column)"
+            f"{counted(len(foreign), 'label')} of the clips foreign to the model's "
+            f"{len(vocabulary)}: {shown}; evaluate without them (--ignore-unknown-labels) or take "
+            "the labels from another column (--label-column)"
         )
     return foreign

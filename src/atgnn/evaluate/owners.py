@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from atgnn.data.clips import Clips
+from atgnn.errors import counted
 from atgnn.metrics import Owners
 
 __all__ = ["SOURCE_COLUMNS", "Ownership", "owners_of"]
@@ -56,7 +57,11 @@ def _noun(clips: Clips, authors: list[str], sources: list[str]) -> str:
 def _notes(owners: Owners, known: int) -> list[str]:
     notes = []
     if known < len(owners):
-        which = "no clip names its" if not known else f"{len(owners) - known} clips name no"
+        which = (
+            "no clip names its"
+            if not known
+            else f"{counted(len(owners) - known, 'clip names', 'clips name')} no"
+        )
         notes.append(
             f"{which} author or recording, so each of them counts as independent: intervals are "
             "too narrow where such clips are related"
@@ -69,10 +74,14 @@ def _notes(owners: Owners, known: int) -> list[str]:
             "for other authors"
         )
     elif owners.count < FEW:
-        notes.append(f"only {owners.count} authors or recordings: intervals are rough")
+        notes.append(
+            f"only {counted(owners.count, 'author or recording', 'authors or recordings')}: "
+            "intervals are rough"
+        )
     if owners.spread > 1:
         notes.append(
-            f"clips are mixtures of up to {owners.spread} authors: a mixture moves with each of "
+            f"clips are mixtures of up to {counted(owners.spread, 'author')}: a mixture moves with "
+            "each of "
             "them, and intervals are a little too wide rather than too narrow"
         )
     return notes

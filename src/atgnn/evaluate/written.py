@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from atgnn.errors import AtgnnError
+from atgnn.errors import AtgnnError, counted
 from atgnn.evaluate.background import FalseAlarms
 from atgnn.evaluate.compared import FIGURES, Comparison, LabelDifference
 from atgnn.evaluate.curves import curve_pictures, reliability_picture
@@ -77,8 +77,8 @@ def report_page(report: Report, pictures: bool = True) -> Page:
     metrics = report.metrics
     return Page(
         f"How well {_short(report.name)} tags {_short(report.subject)}",
-        f"{report.name} on {metrics.clips} clips of {report.subject}, "
-        f"{_many(len(metrics.per_class), 'label')}. Intervals hold 95 %; they come from "
+        f"{report.name} on {counted(metrics.clips, 'clip')} of {report.subject}, "
+        f"{counted(len(metrics.per_class), 'label')}. Intervals hold 95 %; they come from "
         f"resampling {_drawn(report.noun)}.",
         tuple(_facts(report)),
         tuple(_notes(report)),
@@ -91,13 +91,13 @@ def _facts(report: Report) -> Iterator[Fact]:
     positive = sum(one.positives > 0 for one in metrics.per_class)
     enough = sum(one.enough for one in metrics.per_class)
     yield _fact(
-        report, "mean_ap", "mAP", f"mean over the {_many(positive, 'label')} with a positive clip"
+        report, "mean_ap", "mAP", f"mean over the {counted(positive, 'label')} with a positive clip"
     )
     yield _fact(
         report,
         "mean_ap_enough",
         f"mAP, {ENOUGH}+ independent positives",
-        f"mean over {_many(enough, 'label')}" if enough else "no label has so many",
+        f"mean over {counted(enough, 'label')}" if enough else "no label has so many",
     )
     yield _fact(report, "auc", "AUC", "mean over labels")
     yield _fact(report, "d_prime", "d'", "from the mean AUC", 2)
@@ -127,7 +127,7 @@ def _notes(report: Report) -> Iterator[str]:
     if metrics.too_few:
         yield (
             f"fewer than {ENOUGH} independent positives, so in the first mean alone and without an "
-            f"average precision of their own: {_many(len(metrics.too_few), 'label')}"
+            f"average precision of their own: {counted(len(metrics.too_few), 'label')}"
         )
     if metrics.left_out:
         yield f"no positive clip, in no mean: {_listed(metrics.left_out)}"
@@ -139,7 +139,8 @@ def _notes(report: Report) -> Iterator[str]:
             f"{_listed(report.ignored_labels)}"
         )
     if report.left_out_clips:
-        yield f"{len(report.left_out_clips)} clips left out: {_listed(report.left_out_clips, 3)}"
+        left_out = counted(len(report.left_out_clips), "clip")
+        yield f"{left_out} left out: {_listed(report.left_out_clips, 3)}"
     yield from report.notes
 
 
@@ -183,8 +184,12 @@ def _counts(one: ClassMetrics) -> tuple[str, str, str]:
 
 def _alarms(heard: FalseAlarms) -> Table:
     whose = "its own thresholds" if heard.own_thresholds else "a threshold of 0.5"
-    passed = f", {heard.excluded} clips with known labels passed over" if heard.excluded else ""
-    bad = f", {len(heard.failures)} clips unreadable" if heard.failures else ""
+    passed = (
+        f", {counted(heard.excluded, 'clip')} with known labels passed over"
+        if heard.excluded
+        else ""
+    )
+    bad = f", {counted(len(heard.failures), 'clip')} unreadable" if heard.failures else ""
     return Table(
         "False alarms",
         ("label", "threshold", "windows", "an hour"),
@@ -193,7 +198,8 @@ def _alarms(heard: FalseAlarms) -> Table:
             for one in heard.labels
             if one.alarms
         ),
-        f"{heard.alarmed} of {heard.windows} windows ({heard.minutes:.1f} min, {heard.clips} "
+        f"{heard.alarmed} of {counted(heard.windows, 'window')} ({heard.minutes:.1f} min, "
+        f"{heard.clips} "
         f"clips{passed}{bad}) in which some label reaches {whose}. Labels without alarms are not "
         "listed.",
     )
@@ -222,7 +228,8 @@ def comparison_page(found: Comparison) -> Page:
     return Page(
         f"{b} against {a}",
         f"A is {found.names[0]}, B is {found.names[1]}. {found.metrics[0].clips} clips of "
-        f"{found.subject}, {len(found.metrics[0].per_class)} labels that both know. Both were "
+        f"{found.subject}, {counted(len(found.metrics[0].per_class), 'label')} that both know. "
+        "Both were "
         f"measured on the same resamples of {_drawn(found.noun)}; intervals hold 95 %.",
         tuple(facts),
         tuple(_comparison_notes(found)),
@@ -234,7 +241,7 @@ def _comparison_notes(found: Comparison) -> Iterator[str]:
     if found.metrics[0].too_few:
         yield (
             f"fewer than {ENOUGH} independent positives, so not listed: "
-            f"{_many(len(found.metrics[0].too_few), 'label')}"
+            f"{counted(len(found.metrics[0].too_few), 'label')}"
         )
     if found.metrics[0].left_out:
         yield f"no positive clip, in no mean: {_listed(found.metrics[0].left_out)}"
@@ -243,7 +250,7 @@ def _comparison_notes(found: Comparison) -> Iterator[str]:
     if found.ignored_labels:
         yield f"labels of the clips that were ignored: {_listed(found.ignored_labels)}"
     if found.left_out_clips:
-        yield f"{len(found.left_out_clips)} clips without scores were left out"
+        yield f"left out without scores: {counted(len(found.left_out_clips), 'clip')}"
     yield from found.notes
 
 
@@ -296,10 +303,6 @@ def _short(name: str) -> str:
     """The last part of a path, without what a score file ends with."""
     parts = name.rstrip("/").rsplit("/", 1)
     return parts[-1].removesuffix(".parquet")
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _drawn(noun: str) -> str:

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from atgnn.errors import CheckpointError
+from atgnn.errors import CheckpointError, counted
 
 __all__ = ["TransferReport", "transfer"]
 
@@ -22,8 +22,9 @@ class TransferReport:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"{self.copied} tensors copied, {self.labels_kept} labels keep their weights, "
-            f"{self.labels_new} are new"
+            f"{counted(self.copied, 'tensor')} copied, "
+            f"{counted(self.labels_kept, 'label keeps its', 'labels keep their')} "
+            f"weights, {self.labels_new} are new"
         )
 
 

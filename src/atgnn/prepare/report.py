@@ -10,6 +10,7 @@ import numpy as np
 from atgnn.data.clips import GROUP_COLUMNS
 from atgnn.data.listing import EXAMPLES, Listing, Oddity
 from atgnn.data.store import BadClip, PackedWaveforms
+from atgnn.errors import counted
 
 __all__ = ["Crossing", "Report", "Split", "report_on"]
 
@@ -93,7 +94,7 @@ class Report:
         for odd in self.oddities:
             parts.append(_named(odd.kind[:1].upper() + odd.kind[1:], odd.examples, odd.count))
         for one in self.crossings:
-            where = f"in several {one.division}s ({one.clips} clips)"
+            where = f"in several {one.division}s ({counted(one.clips, 'clip')})"
             title = f"Of {one.of} values of {one.column}, {where}"
             parts.append(_named(title, one.examples, one.groups))
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -107,10 +108,12 @@ class Report:
         cut = "" if self.longest is None else f", cut to {self.longest:g} s"
         facts = [
             f"found {self.found} of {self.listed} listed clips ({share}), {self.missing} missing",
-            f"packed {self.packed} clips, {self.hours:.2f} hours, at {self.rate} Hz{cut}; "
+            f"packed {counted(self.packed, 'clip')}, {self.hours:.2f} hours, at {self.rate} "
+            f"Hz{cut}; "
             f"{len(self.unreadable)} unreadable, {len(self.damaged)} damaged",
-            f"{sum(self.label_counts.values())} labels of {self.classes} classes, "
-            f"{len(self.empty_classes)} classes without clips",
+            f"{sum(self.label_counts.values())} labels of "
+            f"{counted(self.classes, 'class', 'classes')}, "
+            f"{counted(len(self.empty_classes), 'class', 'classes')} without clips",
             f"rates of the recordings: {rates}",
         ]
         installable = sum("pip install" in bad.reason for bad in self.unreadable)
@@ -120,10 +123,12 @@ class Report:
                 "it, and give the same command with --retry"
             )
         if self.unlabelled:
-            facts.append(f"{self.unlabelled} clips without any label")
+            facts.append(f"{counted(self.unlabelled, 'clip')} without any label")
         if self.too_long:
             facts.append(
-                f"{self.too_long} clips are over {TOO_LONG:g} s longer than their segment: if the "
+                f"{counted(self.too_long, 'clip is', 'clips are')} over {TOO_LONG:g} s longer than "
+                "their "
+                "segment: if the "
                 "sounds are whole videos, prepare them with --whole-videos"
             )
         if not self.crossings:

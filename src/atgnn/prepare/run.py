@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from atgnn.data.listing import Listing
 from atgnn.data.store import PackedWaveforms
-from atgnn.errors import ClipsError
+from atgnn.errors import ClipsError, counted
 from atgnn.files import write_rows, write_text
 from atgnn.prepare.report import Report, report_on
 
@@ -89,7 +89,8 @@ def check(folder: Path) -> PackedWaveforms:
     if len(bad):
         names = ", ".join(path.name for path in packed.clips.subset(bad[:3]).paths)
         raise ClipsError(
-            f"{folder}: {len(bad)} of {len(packed)} clips are not as they were written, among them "
+            f"{folder}: {len(bad)} of {counted(len(packed), 'clip')} are not as they were written, "
+            "among them "
             f"{names}: delete the folder and prepare it again"
         )
     return packed

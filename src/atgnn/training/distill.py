@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from atgnn.checkpoint import Checkpoint
-from atgnn.errors import ConfigError, LabelError, did_you_mean
+from atgnn.errors import ConfigError, LabelError, counted, did_you_mean
 from atgnn.frontend import FrontEnd
 from atgnn.networks import for_inference
 from atgnn.scoring import ScoreTable
@@ -46,7 +46,8 @@ class Teacher:
         missing = [label for label in labels if label not in known]
         if missing:
             raise LabelError(
-                f"the teacher {name} lacks {len(missing)} of {len(labels)} labels, the first is "
+                f"the teacher {name} lacks {len(missing)} of {counted(len(labels), 'label')}, the "
+                "first is "
                 f"{missing[0]!r}{did_you_mean(missing[0], known)}: choose one that knows them all"
             )
         self.name, self.rate = name, checkpoint.front_end.sample_rate

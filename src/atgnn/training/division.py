@@ -7,7 +7,7 @@ import numpy as np
 
 from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms, is_packed
-from atgnn.errors import ClipsError, ConfigError
+from atgnn.errors import ClipsError, ConfigError, counted
 from atgnn.labels import Ontology, Vocabulary
 from atgnn.training.overlap import check_apart
 from atgnn.training.recipe import DataSettings, Recipe
@@ -91,7 +91,8 @@ def _check_one_label(clips: Clips, targets: np.ndarray) -> None:
     odd = np.flatnonzero(np.nansum(targets, axis=1) != 1)
     if len(odd):
         raise ClipsError(
-            f"task single_label needs one label a clip: {len(odd)} of {len(clips)} clips differ, "
+            f"task single_label needs one label a clip: {len(odd)} of "
+            f"{counted(len(clips), 'clip')} differ, "
             f"the first is {clips.paths[int(odd[0])].name}; use task=multi_label"
         )
 
@@ -112,7 +113,10 @@ def _hold_out(clips: Clips, chosen: np.ndarray, share: float, seed: int) -> np.n
     names = np.unique(groups[chosen].astype(str))
     count = max(1, round(share * len(names)))
     if count >= len(names):
-        raise ClipsError(f"{len(names)} author or recording: too few to hold any out")
+        raise ClipsError(
+            f"{counted(len(names), 'author or recording', 'authors or recordings')}: too few to "
+            "hold any out"
+        )
     drawn = np.random.default_rng(seed).permutation(names)[:count]
     return chosen & np.isin(groups.astype(str), drawn)
 

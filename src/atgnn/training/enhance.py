@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from atgnn.data.clips import Clips
-from atgnn.errors import ClipsError, ConfigError, some_of
+from atgnn.errors import ClipsError, ConfigError, counted, some_of
 from atgnn.files import write_rows
 from atgnn.labels import Ontology, Vocabulary
 from atgnn.scoring import ScoreTable
@@ -157,7 +157,8 @@ class Enhancement:
         names = self.vocabulary.names
         most = [i for i in np.argsort(-self.added, kind="stable")[:10] if self.added[i]]
         lines = [
-            f"{int(self.added.sum())} labels added to {self.changed} of {self.training} training "
+            f"{counted(int(self.added.sum()), 'label')} added to {self.changed} of {self.training} "
+            "training "
             f"clips, {len(self.clips) - self.training} other clips unchanged",
             f"as children {int(self.type1.sum())}, as ancestors {int(self.type2.sum())}",
         ]
@@ -166,7 +167,9 @@ class Enhancement:
             lines.append(f"most often: {shown}")
         if self.without_clips:
             shown = some_of(self.without_clips)
-            lines.append(f"{len(self.without_clips)} labels without a training clip: {shown}")
+            lines.append(
+                f"{counted(len(self.without_clips), 'label')} without a training clip: {shown}"
+            )
         return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from atgnn.errors import ConfigError
+from atgnn.errors import ConfigError, counted
 from atgnn.files import write_text
 from atgnn.training.curves import METRICS, draw_curves, read_history
 from atgnn.training.recipe import Recipe
@@ -96,7 +96,7 @@ class RunFolder:
         return [
             f"# Run of the recipe `{recipe.name}`",
             "",
-            f"{state} {done} of {recipe.optim.epochs} epochs are complete ({now}).",
+            f"{state} {done} of {counted(recipe.optim.epochs, 'epoch')} are complete ({now}).",
             "",
             *(f"- {line}" for line in self._facts(columns)),
             "",
@@ -119,16 +119,18 @@ class RunFolder:
         starts = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["starts"]
         first, last = starts[0], starts[-1]
         facts = [
-            f"{data['training']['clips']} clips to train on, "
+            f"{counted(data['training']['clips'], 'clip')} to train on, "
             f"{data.get('validation', {}).get('clips', 0)} to validate, "
-            f"{data['labels']['number']} labels; from {', '.join(data['sources'])}",
+            f"{counted(data['labels']['number'], 'label')}; from {', '.join(data['sources'])}",
             f"model `{self.recipe.model.get('preset', 'pyr-s')}`, seed {self.recipe.seed}",
-            f"begun {first['time']}, started {len(starts)} time{'s' * (len(starts) > 1)}, the last "
+            f"begun {first['time']}, started {counted(len(starts), 'time')}, the last "
             f"time on {last['device']} by `{last['command']}`",
         ]
         if last["git"]:
             changed = len(last["git"]["changed_files"])
-            facts.append(f"git commit {last['git']['commit'][:12]}, {changed} files changed since")
+            facts.append(
+                f"git commit {last['git']['commit'][:12]}, {counted(changed, 'file')} changed since"
+            )
         for name, title in METRICS.items():
             values = np.array(columns.get(name, []))
             if np.isfinite(values).any():

@@ -4,7 +4,7 @@ from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.data.waveforms import Waveforms
 from atgnn.distributed import Part
-from atgnn.errors import ClipsError, ConfigError
+from atgnn.errors import ClipsError, ConfigError, counted
 from atgnn.training.division import Division
 from atgnn.training.loading import ClipDataset, EpochSampler, Loader
 from atgnn.training.recipe import Recipe
@@ -42,12 +42,15 @@ def _batch_size(wanted: int, clips: int, world: int) -> int:
     """Clips of a batch over all processes, of which each takes as many."""
     if wanted % world:
         raise ConfigError(
-            f"optim.batch_size {wanted} cannot be shared by {world} processes: the batch of all of "
+            f"optim.batch_size {wanted} cannot be shared by "
+            f"{counted(world, 'process', 'processes')}: the batch of all of "
             f"them together must be a multiple, {wanted // world * world or world} say"
         )
     size = min(wanted, clips // world * world)
     if not size:
-        raise ClipsError(f"{clips} training clips are too few for {world} processes")
+        raise ClipsError(
+            f"{clips} training clips are too few for {counted(world, 'process', 'processes')}"
+        )
     return size
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from atgnn.data.clips import Clips
-from atgnn.errors import AtgnnWarning, ClipsError
+from atgnn.errors import AtgnnWarning, ClipsError, counted
 
 __all__ = ["check_apart"]
 
@@ -26,14 +26,18 @@ def check_apart(training: Clips, validation: Clips) -> None:
     ]
     if both:
         raise ClipsError(
-            f"{len(both)} recordings are both trained and validated on, the first is {both[0]}: "
+            f"{counted(len(both), 'recording is', 'recordings are')} both trained and validated "
+            "on, the first is "
+            f"{both[0]}: "
             "give each of them one fold or split, or name disjoint rows in data.train and "
             "data.validation"
         )
     groups = _groups(training) & _groups(validation)
     if groups:
         warnings.warn(
-            f"{len(groups)} authors or source recordings are both trained and validated on, "
+            f"{counted(len(groups), 'author or source is', 'authors or sources are')} both trained "
+            "and validated "
+            "on, "
             f"{min(groups)} say: the validation metric will flatter",
             AtgnnWarning,
             stacklevel=2,

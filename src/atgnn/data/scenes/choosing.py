@@ -9,7 +9,7 @@ from atgnn.data.clips import Clips
 from atgnn.data.cooccurrence import CoOccurrence
 from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.data.waveforms import Waveforms
-from atgnn.errors import ClipsError, ConfigError
+from atgnn.errors import ClipsError, ConfigError, counted
 from atgnn.labels import most_specific
 
 __all__ = ["MATRICES", "choose_matrix", "open_sounds", "parse_range"]
@@ -32,7 +32,10 @@ def open_sounds(path: str, rate: int, *, labelled: bool = True) -> Waveforms:
         return Waveforms(Clips.read(path), rate, ROOM, None)
     clips, missing = Clips.read_present(path, labelled=False)
     if missing:
-        raise ClipsError(f"{path}: {len(missing)} sound files are missing, first {missing[0]}")
+        raise ClipsError(
+            f"{path}: {counted(len(missing), 'sound file is', 'sound files are')} missing, first "
+            f"{missing[0]}"
+        )
     return Waveforms(clips, rate, ROOM, None)
 
 

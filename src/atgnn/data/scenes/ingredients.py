@@ -15,7 +15,7 @@ from atgnn.data.events import Activity, SilenceError, find_activity
 from atgnn.data.scenes.settings import SceneSettings
 from atgnn.data.store import SCALE
 from atgnn.data.waveforms import Waveforms
-from atgnn.errors import AtgnnError, ClipsError
+from atgnn.errors import AtgnnError, ClipsError, counted
 from atgnn.labels import most_specific
 
 __all__ = ["Ingredients", "Part", "Source", "part_name"]
@@ -189,7 +189,9 @@ class Ingredients:
         if self.settings.shared_owners == "refuse":
             owner, parts = next(iter(shared.items()))
             raise ClipsError(
-                f"{len(shared)} authors have clips in several parts, the first is {owner} in "
+                f"{counted(len(shared), 'author has', 'authors have')} clips in several parts, the "
+                "first is "
+                f"{owner} in "
                 f"{' and '.join(map(part_name, parts))}: give each author one fold, or drop or "
                 "keep shared owners"
             )
@@ -213,7 +215,8 @@ class Ingredients:
             if few:
                 listed = ", ".join(f"{name} ({count})" for name, count in list(few.items())[:5])
                 raise ClipsError(
-                    f"{part_name(part)} has fewer than {least} clips of {len(few)} labels: "
+                    f"{part_name(part)} has fewer than {counted(least, 'clip')} of "
+                    f"{counted(len(few), 'label')}: "
                     f"{listed}; name the labels to use, or ask for fewer clips"
                 )
             if self.backgrounds is not None and not self.backgrounds.get(part):

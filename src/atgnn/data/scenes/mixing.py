@@ -11,7 +11,7 @@ from atgnn.data.events import Activity, find_activity, level
 from atgnn.data.scenes.ingredients import Ingredients, Part, Source
 from atgnn.data.scenes.sound import coloured_noise, faded, repeated
 from atgnn.data.store import SCALE
-from atgnn.errors import AtgnnError, ClipsError
+from atgnn.errors import AtgnnError, ClipsError, counted
 
 __all__ = ["Cast", "Event", "Scene", "Scenes"]
 
@@ -89,7 +89,7 @@ class Scenes:
         Raises `ClipsError` for an impossible matrix or one of other labels than the events.
         """
         if count < 1:
-            raise ClipsError(f"{count} scenes: expected 1 or more")
+            raise ClipsError(f"{counted(count, 'scene')}: expected 1 or more")
         self.ingredients, self.settings = ingredients, ingredients.settings
         self.matrix = (
             matrix.of_labels(ingredients.labels)
@@ -202,6 +202,7 @@ def _excerpt(
 def _refuse_labels(matrix: CoOccurrence, ingredients: Ingredients) -> CoOccurrence:
     missing = [name for name in ingredients.labels if name not in matrix.labels]
     raise ClipsError(
-        f"the co-occurrence lacks {len(missing)} labels of the events, the first is {missing[0]}: "
+        f"the co-occurrence lacks {counted(len(missing), 'label')} of the events, the first is "
+        f"{missing[0]}: "
         "add them to the matrix, or name the labels to use"
     )

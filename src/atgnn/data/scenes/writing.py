@@ -27,7 +27,7 @@ from atgnn.data.clips import SEPARATOR, Clips
 from atgnn.data.scenes.ingredients import part_name
 from atgnn.data.scenes.mixing import Event, Scenes
 from atgnn.data.store import PackedWaveforms
-from atgnn.errors import ClipsError, ConfigError, MissingExtraError
+from atgnn.errors import ClipsError, ConfigError, MissingExtraError, counted
 from atgnn.files import replacing_folder, write_text
 
 __all__ = ["Form", "SceneReport", "check_form", "check_free", "scene_clips", "write_scenes"]
@@ -71,14 +71,14 @@ class SceneReport:
         parts = ", ".join(f"{name} {count}" for name, count in self.parts.items())
         labels = ", ".join(f"{name} {count}" for name, count in self.labels.items())
         out = [
-            f"{self.scenes} scenes ({parts}), {self.events} events",
+            f"{counted(self.scenes, 'scene')} ({parts}), {counted(self.events, 'event')}",
             f"events of each label: {labels}",
             f"pairs of labels: {self.drawn_distance:.1%} differ from the matrix "
             f"({self.distance:.1%} with endless scenes)",
             f"cells of the table that are unknown: {self.unknown:.1%}",
         ]
         for reason, (count, first) in self.passed_over.items():
-            out.append(f"passed over, {reason}: {count} clips, the first is {first}")
+            out.append(f"passed over, {reason}: {counted(count, 'clip')}, the first is {first}")
         return out
 
 

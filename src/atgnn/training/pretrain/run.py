@@ -24,7 +24,7 @@ from torch import Tensor
 
 from atgnn.checkpoint import Provenance
 from atgnn.encoder import Encoder
-from atgnn.errors import ConfigError
+from atgnn.errors import ConfigError, counted
 from atgnn.files import write_rows, write_text
 from atgnn.training.cluster import Cluster, accelerator
 from atgnn.training.environment import describe_environment
@@ -155,7 +155,7 @@ def _finish(
     warning = ("**Its embeddings collapsed: it says the same of every sound.**",)
     about = Provenance(
         summary=f"Learned from sound without labels, by the method `{settings.method}`.",
-        training_data=f"{data['recordings']} recordings, {data['hours']:.2f} hours, of "
+        training_data=f"{counted(data['recordings'], 'recording')}, {data['hours']:.2f} hours, of "
         f"{', '.join(Path(path).name for path in settings.sounds.paths)}.",
         command="atgnn pretrain --recipe recipe.yaml --out RUN   # the run's recipe.yaml",
         notes=(f"At the end: {numbers}.", *(warning if keeper.collapsed else ())),
@@ -188,7 +188,8 @@ def _check_sounds(out: Path, sounds: Sounds, resume: bool) -> None:
     before, now = json.loads(saved.read_text(encoding="utf-8")), _inventory(sounds)
     if before["digest"] != now["digest"]:
         raise ConfigError(
-            f"the sounds are not those that {out} began with ({before['recordings']} recordings, "
+            f"the sounds are not those that {out} began with "
+            f"({counted(before['recordings'], 'recording')}, "
             f"{before['hours']:.2f} h, now {now['recordings']}, {now['hours']:.2f} h): put them "
             "back, or begin anew with another --out"
         )
@@ -204,6 +205,6 @@ def _pass_over(out: Path, failures: dict[Path, str], say: Callable[[str], None])
     rows |= {str(path): reason for path, reason in failures.items()}
     write_rows(file, [("path", "reason"), *rows.items()])
     say(
-        f"{len(failures)} sound{'s' * (len(failures) > 1)} cannot be read, passed over; the first: "
+        f"{counted(len(failures), 'sound')} cannot be read, passed over; the first: "
         f"{next(iter(failures.values()))}; all are in {file}"
     )

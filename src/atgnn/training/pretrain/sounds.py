@@ -18,7 +18,7 @@ from atgnn.data.ahead import map_ahead
 from atgnn.data.clips import Clip, Clips, seconds_of
 from atgnn.data.store import PackedWaveforms, decode, is_packed
 from atgnn.data.waveforms import Kept
-from atgnn.errors import AtgnnError, ClipsError
+from atgnn.errors import AtgnnError, ClipsError, counted
 from atgnn.training import augment
 from atgnn.training.pretrain.settings import SoundSettings
 
@@ -77,7 +77,9 @@ def find_recordings(
             if progress is not None:
                 progress(done + 1, len(clips))
     if not recordings:
-        raise ClipsError(f"none of {len(clips)} sounds could be read: there is nothing to learn")
+        raise ClipsError(
+            f"none of {counted(len(clips), 'sound')} could be read: there is nothing to learn"
+        )
     return recordings
 
 
@@ -146,7 +148,9 @@ class Sounds:
                 continue
             if len(wave):
                 return augment.trim(wave)
-        raise ClipsError(f"{TRIES} recordings in a row could not be decoded, the last: {reason}")
+        raise ClipsError(
+            f"{counted(TRIES, 'recording')} in a row could not be decoded, the last: {reason}"
+        )
 
     def _stretch(self, number: int, start: float) -> np.ndarray:
         clip, seconds, packed = self.recordings[number]
