@@ -8,6 +8,7 @@ thresholds, what it was trained on and how well it does. ``model.safetensors`` h
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,8 @@ __all__ = [
     "FORMAT_VERSION",
     "Checkpoint",
     "Provenance",
+    "card_sections",
+    "check_bins",
     "read_weights",
     "shipped_models",
 ]
@@ -91,6 +94,23 @@ class Calibration(BaseModel):
         return out
 
 
+def check_bins(front_end: FrontEndConfig, model: NetworkConfig) -> None:
+    """Raises `ValueError` where network and front end disagree on the number of mel bins."""
+    if front_end.n_mels != model.n_mels:
+        raise ValueError(f"front end with {front_end.n_mels} bins, model with {model.n_mels}")
+
+
+def card_sections(sections: dict[str, str], notes: Iterable[str]) -> list[str]:
+    """Lines of a card: what there is to say under each title, then further paragraphs."""
+    lines = []
+    for title, text in sections.items():
+        if text:
+            lines += ["", f"## {title}", "", text]
+    for note in notes:
+        lines += ["", note]
+    return lines
+
+
 class _Description(BaseModel):
     """The content of config.json."""
 
@@ -112,10 +132,7 @@ class _Description(BaseModel):
             raise ValueError(f"{len(self.labels)} labels for {self.model.num_labels} outputs")
         if self.thresholds is not None and len(self.thresholds) != len(self.labels):
             raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.labels)} labels")
-        if self.front_end.n_mels != self.model.n_mels:
-            raise ValueError(
-                f"front end with {self.front_end.n_mels} bins, model with {self.model.n_mels}"
-            )
+        check_bins(self.front_end, self.model)
         return self
 
 
@@ -352,11 +369,7 @@ class Checkpoint:
             "Licence": about.licence,
             "How it was made": about.command and f"```\n{about.command}\n```",
         }
-        for title, text in sections.items():
-            if text:
-                lines += ["", f"## {title}", "", text]
-        for note in about.notes:
-            lines += ["", note]
+        lines += card_sections(sections, about.notes)
         lines += ["", "## Labels", "", self._label_table()]
         return "\n".join(lines) + "\n"
 

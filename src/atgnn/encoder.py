@@ -14,7 +14,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors.torch import save
 from torch import Tensor
 
-from atgnn.checkpoint import ENCODER_FORMAT, Provenance, read_weights
+from atgnn.checkpoint import (
+    ENCODER_FORMAT,
+    Provenance,
+    card_sections,
+    check_bins,
+    read_weights,
+)
 from atgnn.errors import CheckpointError, describe_error
 from atgnn.files import replacing_folder
 from atgnn.frontend import FrontEnd, FrontEndConfig
@@ -41,10 +47,7 @@ class _Description(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> "_Description":
-        if self.front_end.n_mels != self.model.n_mels:
-            raise ValueError(
-                f"front end with {self.front_end.n_mels} bins, model with {self.model.n_mels}"
-            )
+        check_bins(self.front_end, self.model)
         return self
 
 
@@ -172,11 +175,7 @@ class Encoder:
             "Licence": about.licence,
             "How it was made": about.command and f"```\n{about.command}\n```",
         }
-        for title, text in sections.items():
-            if text:
-                lines += ["", f"## {title}", "", text]
-        for note in about.notes:
-            lines += ["", note]
+        lines += card_sections(sections, about.notes)
         return "\n".join(lines) + "\n"
 
 

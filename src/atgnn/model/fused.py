@@ -104,6 +104,16 @@ def _track(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: Any) -> 
 # ------------------------------------------------------------------ with the kernel
 
 
+def _measured(
+    ctx: Any, rows: Tensor, valid: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, ...]:
+    """Mean, variance and inverse deviation of rows; scale and shift that normalise them."""
+    mean, variance, ctx.count = kernel.statistics(rows, valid)
+    inverse = torch.rsqrt(variance + eps)
+    scale = weight * inverse
+    return mean, variance, inverse, scale, bias - mean * scale
+
+
 class _Normalise(torch.autograd.Function):
     """Keeps its input and the statistics."""
 
@@ -117,10 +127,8 @@ class _Normalise(torch.autograd.Function):
         eps: float,
         gelu: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance, ctx.count = kernel.statistics(rows, valid)
-        inverse = torch.rsqrt(variance + eps)
-        scale = weight * inverse
-        out = kernel.apply(rows, valid, scale, bias - mean * scale, gelu)
+        mean, variance, inverse, scale, shift = _measured(ctx, rows, valid, weight, bias, eps)
+        out = kernel.apply(rows, valid, scale, shift, gelu)
         ctx.save_for_backward(rows, valid, mean, inverse, weight, bias)
         ctx.gelu = gelu
         ctx.mark_non_differentiable(mean, variance)
@@ -149,10 +157,8 @@ class _NormaliseGeluLinear(torch.autograd.Function):
         matrix: Tensor,
         constant: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance, ctx.count = kernel.statistics(rows, valid)
-        inverse = torch.rsqrt(variance + eps)
-        scale = weight * inverse
-        hidden = kernel.apply(rows, valid, scale, bias - mean * scale, gelu=True)
+        mean, variance, inverse, scale, shift = _measured(ctx, rows, valid, weight, bias, eps)
+        hidden = kernel.apply(rows, valid, scale, shift, gelu=True)
         out = functional.linear(hidden, matrix, constant)
         ctx.save_for_backward(rows, valid, mean, inverse, weight, bias, matrix)
         ctx.mark_non_differentiable(mean, variance)
