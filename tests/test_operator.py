@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from atgnn.errors import KernelError
-from atgnn.graph import NO_POSITION, Position, backend_in_use, knn_extremum, use_backend
+from atgnn.graph import (
+    NO_POSITION,
+    Position,
+    backend_in_use,
+    extremum_over,
+    knn_extremum,
+    use_backend,
+)
 from atgnn.graph import operator as graph_operator
 from atgnn.graph.kernels import cpu
 
@@ -593,6 +600,25 @@ def test_the_operators_are_registered_well(kernel, name, case, dtype) -> None:
         extremum, near = torch.ops.atgnn.knn_extremum(*arguments)
         backward = (extremum.detach(), arguments[1].detach(), near, True)
         torch.library.opcheck(torch.ops.atgnn.knn_extremum_backward.default, backward)
+        again = (arguments[1], near, True)
+        torch.library.opcheck(torch.ops.atgnn.extremum_over.default, again)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("case", [CASES[3], CASES[10]], ids=str)
+@pytest.mark.parametrize(("distance", "reduce"), WAYS)
+def test_over_known_neighbours_it_is_the_same(backend, case, distance, reduce, dtype) -> None:
+    query, candidates, rest = sample(case)
+    query, candidates = query.to(dtype), candidates.to(dtype).requires_grad_()
+    extremum, near = knn_extremum(
+        query, candidates, **{**rest, "reduce": reduce, "distance": distance}
+    )
+    again = extremum_over(candidates, near, reduce)
+    assert torch.equal(again, extremum)
+    upstream = torch.randn(extremum.shape, generator=torch.manual_seed(2)).to(dtype)
+    (wanted,) = torch.autograd.grad(extremum, candidates, upstream)
+    (got,) = torch.autograd.grad(again, candidates, upstream)
+    assert torch.equal(got, wanted)
 
 
 def test_one_node_for_tracers(kernel) -> None:

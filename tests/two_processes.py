@@ -131,7 +131,7 @@ def main() -> None:
     check_norms(rank)
     leave_processes()
     for number, (name, more) in enumerate(
-        (("together", []), ("apart", ["scale.sync_norms=false"])), start=1
+        (("together", ["memory=lean"]), ("apart", ["scale.sync_norms=false"])), start=1
     ):
         os.environ["MASTER_PORT"] = str(port + number)
         result = train_recording(recipe(clips, *more), out / name)

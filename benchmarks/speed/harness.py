@@ -51,16 +51,22 @@ class Case:
     seconds: float = 10.0
     device: str = "cpu"
     compiled: bool = False
+    keep: str = "usual"  # in training: `Recipe.memory`
 
     @property
     def name(self) -> str:
         """What to call it in a table."""
-        return f"{self.system} {self.precision}"
+        return named(self.system, self.precision, self.keep)
 
     @property
     def frames(self) -> int:
         """Frames of the input: 1024 for 10 s, as published; a multiple of 32, so no grid is odd."""
         return max(32, -(-round(self.seconds * 102.4) // 32) * 32)
+
+
+def named(system: str, precision: str, keep: str = "usual") -> str:
+    """What to call a case."""
+    return f"{system} {precision}" if keep == "usual" else f"{system} {precision} {keep}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
         "precision": {"nargs": "+", "choices": list(DTYPES), "help": "by default fp32, and bf16 "
                       "where the machine computes in it"},
         "compile": {"nargs": "*", "metavar": "SYSTEM", "help": "who runs under torch.compile"},
+        "keep": {"nargs": "+", "choices": ["usual", "lean", "least"], "help": "what ours keeps for "
+                 "the backward pass: settings of a recipe's `memory`"},
     }  # fmt: skip
     for name, settings in options.items():
         if name in defaults:
@@ -145,7 +153,7 @@ def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             by_round = [b / a for a, b in zip(own["seconds"], other["seconds"], strict=True)]
             ratio = {
-                "ours": f"ours {own['precision']}",
+                "ours": named("ours", own["precision"], own.get("keep", "usual")),
                 "other": f"{other['system']} {other['precision']}",
                 "of_medians": other["median_ms"] / own["median_ms"],
                 "median_of_rounds": statistics.median(by_round),
@@ -305,6 +313,7 @@ def table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> list[str]:
 SYSTEM_COLUMNS = {
     "system": "",
     "precision": "",
+    "keep": "",
     "median_ms": ",.1f",
     "ms_per_clip": ",.1f",
     "peak_mb": ",.0f",

@@ -7,6 +7,8 @@ python -m benchmarks.speed infer --preset pyr-ti --precision bf16 --systems ours
 from dataclasses import replace
 from typing import Any
 
+from atgnn.errors import ConfigError
+
 from .harness import (
     Case,
     case_text,
@@ -62,12 +64,21 @@ def measure(task: str, known: tuple[str, ...], options: Any) -> int:
 
 def one(base: Case, systems: list[str], options: Any) -> dict[str, Any]:
     """All systems in all precisions on one input."""
-    workshop = Workshop()
+    workshop, kept = Workshop(), getattr(options, "keep", ["usual"])
+    if "least" in kept and (len(kept) > 1 or systems != ["ours"]):
+        raise ConfigError("--keep least changes a whole process: time it alone, --systems ours")
     contestants = [
         workshop.contestant(
-            replace(base, system=system, precision=precision, compiled=system in options.compile)
+            replace(
+                base,
+                system=system,
+                precision=precision,
+                compiled=system in options.compile,
+                keep=keep,
+            )
         )
         for precision in options.precision or default_precisions(options.device)
         for system in systems
+        for keep in (kept if system == "ours" else ["usual"])
     ]
     return timed_case(contestants, options)

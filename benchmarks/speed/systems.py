@@ -19,7 +19,9 @@ from torch.nn import functional
 
 from atgnn.errors import ConfigError
 from atgnn.frontend import FrontEnd, FrontEndConfig
+from atgnn.memory import give_back_freed_memory
 from atgnn.model import ATGNN
+from atgnn.model.segments import lean
 
 from .harness import DTYPES, Case, Contestant
 from .kaldi import fbank
@@ -197,6 +199,10 @@ def _for_inference(model: nn.Module, case: Case) -> Any:
 def training_step(case: Case, network: nn.Module) -> Callable[[], Tensor]:
     """Forward, backward, Adam on one batch; half precision through autocast, for all systems."""
     model: Any = network.to(case.device).train()
+    if case.keep != "usual":
+        lean(network)
+    if case.keep == "least":
+        give_back_freed_memory()
     if case.compiled:
         model = torch.compile(model)
     with warnings.catch_warnings():

@@ -6,7 +6,13 @@ B batch, N query nodes, M candidate nodes, K neighbours, C channels, F frequency
 
 from atgnn.graph.max_relative import max_relative, min_relative, neighbour_extremum
 from atgnn.graph.neighbours import nearest_neighbours, shrink
-from atgnn.graph.operator import BACKENDS, backend_in_use, knn_extremum, use_backend
+from atgnn.graph.operator import (
+    BACKENDS,
+    backend_in_use,
+    extremum_over,
+    knn_extremum,
+    use_backend,
+)
 from atgnn.graph.pooling import ceil_div, coarser, mean_nodes, node_mask, pool_nodes
 from atgnn.graph.position import (
     NO_POSITION,
@@ -26,6 +32,7 @@ __all__ = [
     "backend_in_use",
     "ceil_div",
     "coarser",
+    "extremum_over",
     "grid_position",
     "knn_extremum",
     "legacy_table",

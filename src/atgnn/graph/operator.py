@@ -25,11 +25,19 @@ from torch import Tensor
 
 from atgnn.errors import KernelError
 from atgnn.graph.kernels import cpu, plain
+from atgnn.graph.max_relative import neighbour_extremum
 from atgnn.graph.neighbours import Distance
 from atgnn.graph.position import NO_POSITION, Position
 from atgnn.graph.removal import without_removed
 
-__all__ = ["BACKENDS", "KernelWarning", "backend_in_use", "knn_extremum", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "KernelWarning",
+    "backend_in_use",
+    "extremum_over",
+    "knn_extremum",
+    "use_backend",
+]
 
 BACKENDS = ("auto", "plain", *cpu.LEVELS)
 _chosen = os.environ.get("ATGNN_KERNEL") or "auto"  # for a whole process; `use_backend` for a part
@@ -111,6 +119,25 @@ def knn_extremum(
         distance == "cosine",
     )
     return extremum, neighbours
+
+
+def extremum_over(
+    candidates: Tensor, neighbours: Tensor, reduce: Literal["max", "min"] = "max"
+) -> Tensor:
+    """Reduce over neighbours that `knn_extremum` found: in every bit what it gave with them.
+
+    Args:
+        candidates: ``(B, M, C)``, as they were.
+        neighbours: ``(B, N, K)`` int32.
+        reduce: as it was.
+
+    Returns:
+        ``(B, N, C)``, with the same gradient.
+    """
+    if _chosen == "plain":
+        return neighbour_extremum(candidates, neighbours.long(), reduce)
+    out: Tensor = torch.ops.atgnn.extremum_over(candidates, neighbours, reduce == "max")
+    return out
 
 
 def _check(
@@ -306,6 +333,16 @@ def _shapes(
     return candidates.new_empty(query.shape), neighbours
 
 
+def _extremum_over(candidates: Tensor, neighbours: Tensor, largest: bool) -> Tensor:
+    if _backend(candidates.device.type, candidates.dtype) is cpu:
+        return cpu.extremum(candidates, neighbours, largest, level=_level())
+    return plain.extremum(candidates, neighbours, largest)
+
+
+def _extremum_shapes(candidates: Tensor, neighbours: Tensor, largest: bool) -> Tensor:
+    return candidates.new_empty((*neighbours.shape[:2], candidates.shape[2]))
+
+
 def _knn_extremum_backward(
     grad: Tensor, candidates: Tensor, neighbours: Tensor, largest: bool
 ) -> Tensor:
@@ -334,11 +371,24 @@ def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     return None, out, *(None,) * 9
 
 
+def _save_over(ctx: Any, inputs: Any, output: Any) -> None:
+    candidates, neighbours, ctx.largest = inputs
+    ctx.save_for_backward(candidates, neighbours)  # as the search does, in its order
+
+
+def _backward_over(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    candidates, neighbours = ctx.saved_tensors
+    out = torch.ops.atgnn.knn_extremum_backward(grad, candidates, neighbours, ctx.largest)
+    return out, None, None
+
+
 def _backward_twice(ctx: Any, grad: Tensor) -> tuple[None, ...]:
     raise RuntimeError("atgnn::knn_extremum has no second derivative")
 
 
 _register("atgnn::knn_extremum", _knn_extremum, _shapes)
+_register("atgnn::extremum_over", _extremum_over, _extremum_shapes)
 _register("atgnn::knn_extremum_backward", _knn_extremum_backward, _backward_shapes)
 torch.library.register_autograd("atgnn::knn_extremum", _backward, setup_context=_save)
+torch.library.register_autograd("atgnn::extremum_over", _backward_over, setup_context=_save_over)
 torch.library.register_autograd("atgnn::knn_extremum_backward", _backward_twice)

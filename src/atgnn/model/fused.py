@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.graph.kernels import norm as kernel
-from atgnn.model.together import normalise_together, shared
+from atgnn.model.segments import once, run_again
+from atgnn.model.together import normalise_together, shared, statistics_together
 
 __all__ = ["grouped_linear", "normalise", "normalise_gelu_linear"]
 
@@ -31,8 +32,8 @@ def normalise(x: Tensor, norm: nn.BatchNorm1d, mask: Tensor | None, gelu: bool =
     """
     rows, valid = x.reshape(-1, x.shape[-1]), None if mask is None else mask.reshape(-1)
     if _compiled_here(rows) and not shared(norm):
-        out, mean, variance = _Normalise.apply(rows, valid, norm.weight, norm.bias, norm.eps, gelu)
-        _track(norm, mean, variance, _count(rows, valid))
+        measured = _measured(rows, valid, norm)
+        out = _Normalise.apply(rows, valid, norm.weight, norm.bias, *measured, gelu)
     else:
         out = _plain(rows, valid, norm)
         out = functional.gelu(out) if gelu else out  # of padding, 0, it is 0
@@ -42,13 +43,17 @@ def normalise(x: Tensor, norm: nn.BatchNorm1d, mask: Tensor | None, gelu: bool =
 def normalise_gelu_linear(
     x: Tensor, norm: nn.BatchNorm1d, linear: nn.Linear, mask: Tensor | None
 ) -> Tensor:
-    """``linear(gelu(norm(x)))`` with the batch's own statistics: ``(..., C)`` to ``(..., D)``."""
+    """``linear(gelu(norm(x)))`` with the batch's own statistics: ``(..., C)`` to ``(..., D)``.
+
+    It may only end a segment (see `atgnn.model.segments`): the second time its result, which no
+    gradient needs, is not made.
+    """
     rows, valid = x.reshape(-1, x.shape[-1]), None if mask is None else mask.reshape(-1)
     if _compiled_here(rows) and not shared(norm):
-        out, mean, variance = _NormaliseGeluLinear.apply(
-            rows, valid, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias
+        measured = _measured(rows, valid, norm)
+        out = _NormaliseGeluLinear.apply(
+            rows, valid, norm.weight, norm.bias, *measured, linear.weight, linear.bias
         )
-        _track(norm, mean, variance, _count(rows, valid))
     else:
         out = linear(functional.gelu(_plain(rows, valid, norm)))
     return out.view(*x.shape[:-1], -1)
@@ -64,21 +69,29 @@ def _compiled_here(rows: Tensor) -> bool:
 
 def _plain(rows: Tensor, valid: Tensor | None, norm: nn.BatchNorm1d) -> Tensor:
     if shared(norm):
-        out, mean, variance, count = normalise_together(
-            rows, valid, norm.weight, norm.bias, norm.eps
-        )
-        _track(norm, mean, variance, count)
-        return out
+        measured = once(lambda: _tracked(norm, *statistics_together(rows, valid)))
+        return normalise_together(rows, valid, norm.weight, norm.bias, norm.eps, *measured)
     if valid is None:
-        return nn.BatchNorm1d.forward(norm, rows)
+        return _plain_unmasked(rows, norm)
     padding = ~valid[:, None]
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32)).masked_fill(padding, 0)
     share = valid.to(wide.dtype)[:, None] / valid.sum().clamp(min=1)
     mean = (wide * share).sum(0)
     variance = ((wide - mean).square() * share).sum(0)
-    _track(norm, mean, variance, _count(rows, valid))
+    once(lambda: _tracked(norm, mean, variance, _count(rows, valid)))
     out = (wide - mean) * (torch.rsqrt(variance + norm.eps) * norm.weight) + norm.bias
     return out.masked_fill(padding, 0).to(rows.dtype)
+
+
+def _plain_unmasked(rows: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+    if not run_again():
+        return nn.BatchNorm1d.forward(norm, rows)
+    # Running statistics have moved already: copies move now, as many tensors being kept as before.
+    mean, variance = (
+        None if t is None else t.clone() for t in (norm.running_mean, norm.running_var)
+    )
+    weight, bias = norm.weight, norm.bias
+    return functional.batch_norm(rows, mean, variance, weight, bias, training=True, eps=norm.eps)
 
 
 def _count(rows: Tensor, valid: Tensor | None) -> Any:
@@ -87,31 +100,53 @@ def _count(rows: Tensor, valid: Tensor | None) -> Any:
 
 
 @torch.no_grad()
-def _track(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: Any) -> None:
-    """Running statistics, with the unbiased variance, as PyTorch's own layer."""
+def _tracked(
+    norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: Any
+) -> tuple[Tensor, Tensor, Any]:
+    """Running statistics, with the unbiased variance, as PyTorch's own layer keeps them.
+
+    Returns the batch's own as they came.
+    """
+    mean, variance = mean.detach(), variance.detach()
     if norm.running_mean is None or norm.running_var is None:
-        return
+        return mean, variance, count
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     share: Any = norm.momentum
     if share is None:  # the mean of all batches so far
         share = (1 / norm.num_batches_tracked).to(norm.running_mean.dtype)
     spread = count / (count - 1 + (count == 1))
-    norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), share)
-    norm.running_var.lerp_((variance.detach() * spread).to(norm.running_var.dtype), share)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
+    norm.running_var.lerp_((variance * spread).to(norm.running_var.dtype), share)
+    return mean, variance, count
 
 
 # ------------------------------------------------------------------ with the kernel
 
 
 def _measured(
-    ctx: Any, rows: Tensor, valid: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, ...]:
-    """Mean, variance and inverse deviation of rows; scale and shift that normalise them."""
-    mean, variance, ctx.count = kernel.statistics(rows, valid)
-    inverse = torch.rsqrt(variance + eps)
+    rows: Tensor, valid: Tensor | None, norm: nn.BatchNorm1d
+) -> tuple[Tensor, Tensor, int]:
+    """Mean, 1 / deviation and number of the valid rows; the norm's running statistics follow."""
+
+    def measure() -> tuple[Tensor, Tensor, int]:
+        mean, variance, count = _tracked(norm, *kernel.statistics(rows.detach(), valid))
+        return mean, torch.rsqrt(variance + norm.eps), count
+
+    return once(measure)
+
+
+def _applied(
+    rows: Tensor,
+    valid: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    gelu: bool,
+) -> Tensor:
     scale = weight * inverse
-    return mean, variance, inverse, scale, bias - mean * scale
+    return kernel.apply(rows, valid, scale, bias - mean * scale, gelu)
 
 
 class _Normalise(torch.autograd.Function):
@@ -124,15 +159,14 @@ class _Normalise(torch.autograd.Function):
         valid: Tensor | None,
         weight: Tensor,
         bias: Tensor,
-        eps: float,
+        mean: Tensor,
+        inverse: Tensor,
+        count: int,
         gelu: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance, inverse, scale, shift = _measured(ctx, rows, valid, weight, bias, eps)
-        out = kernel.apply(rows, valid, scale, shift, gelu)
+    ) -> Tensor:
         ctx.save_for_backward(rows, valid, mean, inverse, weight, bias)
-        ctx.gelu = gelu
-        ctx.mark_non_differentiable(mean, variance)
-        return out, mean, variance
+        ctx.count, ctx.gelu = count, gelu
+        return _applied(rows, valid, weight, bias, mean, inverse, gelu)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -140,7 +174,7 @@ class _Normalise(torch.autograd.Function):
         dx, dw, db, _ = kernel.gradient(
             grads[0], rows, valid, mean, inverse, weight, bias, ctx.count, ctx.gelu
         )
-        return dx, None, dw.to(weight.dtype), db.to(bias.dtype), None, None
+        return dx, None, dw.to(weight.dtype), db.to(bias.dtype), *(None,) * 4
 
 
 class _NormaliseGeluLinear(torch.autograd.Function):
@@ -153,16 +187,18 @@ class _NormaliseGeluLinear(torch.autograd.Function):
         valid: Tensor | None,
         weight: Tensor,
         bias: Tensor,
-        eps: float,
+        mean: Tensor,
+        inverse: Tensor,
+        count: int,
         matrix: Tensor,
         constant: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance, inverse, scale, shift = _measured(ctx, rows, valid, weight, bias, eps)
-        hidden = kernel.apply(rows, valid, scale, shift, gelu=True)
-        out = functional.linear(hidden, matrix, constant)
+    ) -> Tensor:
         ctx.save_for_backward(rows, valid, mean, inverse, weight, bias, matrix)
-        ctx.mark_non_differentiable(mean, variance)
-        return out, mean, variance
+        ctx.count = count
+        if run_again():
+            return rows.new_empty(len(rows), len(matrix))
+        hidden = _applied(rows, valid, weight, bias, mean, inverse, gelu=True)
+        return functional.linear(hidden, matrix, constant)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -176,7 +212,8 @@ class _NormaliseGeluLinear(torch.autograd.Function):
         assert hidden is not None
         by_matrix = torch.mm(upstream.t(), hidden.to(upstream.dtype)).to(matrix.dtype)
         by_constant = _sum(upstream).to(matrix.dtype)
-        return dx, None, dw.to(weight.dtype), db.to(bias.dtype), None, by_matrix, by_constant
+        by_norm = dw.to(weight.dtype), db.to(bias.dtype)
+        return dx, None, *by_norm, None, None, None, by_matrix, by_constant
 
 
 def _sum(rows: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from atgnn.model.layers import (
     GraphUpdate,
     LinearNorm,
     Patches,
-    gelu_linear,
 )
 
 __all__ = [
@@ -94,12 +93,9 @@ class LabelUpdate(GraphUpdate):
 class LabelFeedForward(FeedForward):
     """The feed-forward network of labels; what enters it is in range of fp16."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``(B, S, D)`` to the same."""
-        hidden = wide_linear(x, self.fc1.linear)
-        out = gelu_linear(hidden, self.fc1.norm, self.fc2.linear, mask)
-        out = x + self.drop_path(self.fc2.norm(out, mask))
-        return out
+    def widen(self, x: Tensor) -> Tensor:
+        """``(B, S, D)`` to the hidden layer ``(B, S, ratio x D)``."""
+        return wide_linear(x, self.fc1.linear)
 
 
 class LabelProjection(LinearNorm):

@@ -14,6 +14,7 @@ from atgnn.distributed import own_rows, part
 from atgnn.graph import coarser, mean_nodes, node_mask
 from atgnn.model.config import LayoutConfig
 from atgnn.model.fused import grouped_linear, normalise, normalise_gelu_linear
+from atgnn.model.segments import segment
 
 __all__ = [
     "BatchNorm",
@@ -208,7 +209,12 @@ class GraphUpdate(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a GELU between, around a residual, for every node by itself."""
+    """Two linear maps with a GELU between, around a residual, for every node by itself.
+
+    `lean`: in training, the hidden layer is computed again and not kept (`model/segments.py`).
+    """
+
+    lean = False
 
     def __init__(self, channels: int, ratio: int, drop_path: float) -> None:
         super().__init__()
@@ -218,9 +224,16 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``(B, N, C)`` to ``(B, N, C)``."""
-        hidden = self.fc1.linear(x)
-        out = gelu_linear(hidden, self.fc1.norm, self.fc2.linear, mask)
+        out = segment(self.training and self.lean, self._by_hidden, x, mask)
         out = x + self.drop_path(self.fc2.norm(out, mask))
+        return out
+
+    def _by_hidden(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return gelu_linear(self.widen(x), self.fc1.norm, self.fc2.linear, mask)
+
+    def widen(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` to the hidden layer ``(B, N, ratio x C)``."""
+        out: Tensor = self.fc1.linear(x)
         return out
 
 

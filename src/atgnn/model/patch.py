@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atgnn.graph import (
     NO_POSITION,
     Position,
+    extremum_over,
     grid_position,
     knn_extremum,
     legacy_table,
@@ -28,6 +29,7 @@ from atgnn.model.layers import (
     Patches,
     gelu_linear,
 )
+from atgnn.model.segments import note, recalled, run_again, segment
 
 __all__ = [
     "AbsolutePosition",
@@ -48,7 +50,12 @@ class Stem(nn.Module):
     """Overlapping convolutions that turn a spectrogram into patch nodes.
 
     The last one has no activation. Source: Vision GNN (SPEC, F3).
+
+    `lean`: in training, all but the last are computed again (`model/segments.py`): the first ones
+    cost little and leave the most.
     """
+
+    lean = False
 
     def __init__(self, in_channels: int, widths: tuple[int, ...], strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -59,9 +66,13 @@ class Stem(nn.Module):
 
     def forward(self, patches: Patches) -> Patches:
         """``(B, n_mels, frames, in_channels)`` to ``(B, F, T, C)``."""
-        last = len(self.convs) - 1
-        for index, conv in enumerate(self.convs):
-            patches = conv(patches, gelu=index < last)
+        patches = segment(self.training and self.lean, self._all_but_last, patches)
+        out: Patches = self.convs[-1](patches)
+        return out
+
+    def _all_but_last(self, patches: Patches) -> Patches:
+        for conv in list(self.convs)[:-1]:
+            patches = conv(patches, gelu=True)
         return patches
 
 
@@ -164,7 +175,12 @@ class Grapher(nn.Module):
 
     ``x' = W_in x``, ``m_i = max_j (x'_j - x'_i)``, ``x + W_out gelu(W_update [x', m])``, a batch
     normalisation after each linear map. The graph is built anew from x' at every call.
+
+    `lean`: in training, x', m and what W_update makes of them are computed again and not kept
+    (`model/segments.py`); the graph is remembered.
     """
+
+    lean = False
 
     def __init__(
         self, config: ModelConfig, channels: int, ratio: int, k: int, dilation: int, rate: float
@@ -179,11 +195,27 @@ class Grapher(nn.Module):
 
     def forward(self, patches: Patches, position: Position) -> Patches:
         """``(B, F, T, C)`` to the same; `position` is that of the stage's geometry."""
+        out = segment(self.training and self.lean, self._mixed, patches, position)
+        out = self.fc2.norm(out, patches.mask)
+        return patches.with_features(patches.x + self.drop_path(out))
+
+    def _mixed(self, patches: Patches, position: Position) -> Tensor:
+        """``W_out gelu(W_update [x', m])``: ``(B, F, T, C)`` to the same."""
         mask = patches.mask
         x = self.fc1(patches.x, mask)
-        cells, valid = pool_nodes(x, self.ratio, patches.valid)  # (B, F', T', C)
+        max_j = self._maximum(x, patches.valid, position)
+        mixed = self.update.mix(x.flatten(1, 2), max_j)  # (B, N, 2 C)
+        nodes = None if mask is None else mask.flatten(1)
+        return gelu_linear(mixed, self.update.norm, self.fc2.linear, nodes).view(x.shape)
+
+    def _maximum(self, x: Tensor, valid: Tensor | None, position: Position) -> Tensor:
+        """``max_j x'_j`` over each node's neighbours: ``(B, F, T, C)`` to ``(B, N, C)``."""
+        cells, valid = pool_nodes(x, self.ratio, valid)  # (B, F', T', C)
         x_i, y_j = x.flatten(1, 2), cells.flatten(1, 2)  # (B, N, C), (B, M, C)
-        max_j, _ = knn_extremum(
+
+        if run_again():
+            return extremum_over(y_j, recalled())
+        max_j, neighbours = knn_extremum(
             x_i,
             y_j,
             self.k,
@@ -193,11 +225,8 @@ class Grapher(nn.Module):
             columns=cells.shape[2],
             distance=self.distance,
         )
-        nodes = None if mask is None else mask.flatten(1)
-        mixed = self.update.mix(x_i, max_j)
-        out = gelu_linear(mixed, self.update.norm, self.fc2.linear, nodes)
-        out = self.fc2.norm(out, nodes)
-        return patches.with_features(patches.x + self.drop_path(out).view(patches.x.shape))
+        note(neighbours)
+        return max_j
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""

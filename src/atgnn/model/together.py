@@ -13,7 +13,7 @@ from torch import distributed as group
 
 from atgnn.distributed import part
 
-__all__ = ["normalise_together", "shared", "share_norms"]
+__all__ = ["normalise_together", "share_norms", "shared", "statistics_together"]
 
 
 def share_norms(model: nn.Module) -> int:
@@ -29,42 +29,58 @@ def shared(norm: nn.Module) -> bool:
     return bool(getattr(norm, "shared_statistics", False)) and part().world > 1
 
 
-def normalise_together(
-    rows: Tensor, valid: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows less their mean over their deviation, both of the valid rows of all processes.
+@torch.no_grad()
+def statistics_together(rows: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean ``(C,)``, biased variance ``(C,)`` and number of the valid rows of all processes.
+
+    One message: each process's mean, squares and count.
 
     Args:
         rows: ``(R, C)``; R may differ from process to process.
-        valid: ``(R,)``, False where a row is padding, which becomes 0; None where all are valid.
-        weight: ``(C,)``.
-        bias: ``(C,)``.
-        eps: added to the variance.
-
-    Returns:
-        ``(R, C)`` in the type of `rows`; mean ``(C,)``, biased variance ``(C,)`` and the number of
-        rows, these three without gradients.
+        valid: ``(R,)``, False where a row is padding; None where all are valid.
     """
-    out, mean, variance, count = _NormaliseTogether.apply(rows, valid, weight, bias, eps)
-    return out, mean, variance, count
+    return _combine(*_own_statistics(*_wide(rows, valid)))
+
+
+def normalise_together(
+    rows: Tensor,
+    valid: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+) -> Tensor:
+    """Rows ``(R, C)`` less the mean over the deviation, both as `statistics_together` gave them.
+
+    `weight` and `bias` ``(C,)`` follow, `eps` is added to the variance; padding becomes 0. In the
+    type of `rows`.
+    """
+    inverse = torch.rsqrt(variance + eps)
+    out: Tensor = _NormaliseTogether.apply(rows, valid, weight, bias, mean, inverse, count)
+    return out
 
 
 class _NormaliseTogether(torch.autograd.Function):
-    """One message a pass: each process's mean, squares and count; sums of two gradients back."""
+    """Its backward pass sends one message: the sums of two gradients."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, valid: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        wide, share = _wide(rows, valid)
-        mean, variance, count = _combine(*_own_statistics(wide, share))
-        inverse = torch.rsqrt(variance + eps)
-        out = (wide - mean) * (inverse * weight) + bias
+        ctx: Any,
+        rows: Tensor,
+        valid: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        inverse: Tensor,
+        count: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(rows, valid, mean, inverse, weight, count)
+        out = (_wide(rows, valid)[0] - mean) * (inverse * weight) + bias
         if valid is not None:
             out = out.masked_fill(~valid[:, None], 0)
-        ctx.save_for_backward(rows, valid, mean, inverse, weight, count)
-        ctx.mark_non_differentiable(mean, variance, count)
-        return out.to(rows.dtype), mean, variance, count
+        return out.to(rows.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -79,7 +95,8 @@ class _NormaliseTogether(torch.autograd.Function):
         of_bias, of_weight = (sums / count).chunk(2)
         dx = (upstream - of_bias - standard * of_weight) * (inverse * weight)
         dx = dx if share is None else dx * share
-        return dx.to(rows.dtype), None, by_weight.to(weight.dtype), by_bias.to(weight.dtype), None
+        by_norm = by_weight.to(weight.dtype), by_bias.to(weight.dtype)
+        return dx.to(rows.dtype), None, *by_norm, None, None, None
 
 
 def _wide(rows: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -201,6 +201,7 @@ class Recipe(_Settings):
             "data.packed",
             "data.vocabulary",
             "description",
+            "memory",
             "workers",
             "loggers",
             "data.cache_gigabytes",
@@ -267,6 +268,11 @@ class Recipe(_Settings):
     compile: bool = Field(
         False, description="torch.compile the network: minutes at first, then faster on a GPU"
     )
+    memory: Literal["usual", "lean", "least"] = Field(
+        "usual",
+        description="lean: what is cheap to compute again is not kept for the backward pass; "
+        "least: and freed main memory goes back to the system at once, which takes time",
+    )
     workers: int = Field(2, ge=0, description="threads that load ahead of the network; 0: none")
     scale: ScaleSettings = ScaleSettings()
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
@@ -282,6 +288,11 @@ class Recipe(_Settings):
             raise ConfigError("select: averaged needs two or more keep_epochs (and optim.epochs)")
         if self.select == "ema" and not self.ema.decay:
             raise ConfigError("select: ema needs a moving average: set ema.decay, 0.99 perhaps")
+        if self.memory != "usual" and self.compile:
+            raise ConfigError(
+                f"memory: {self.memory} does nothing where compile weighs what to keep: leave "
+                "one of them out"
+            )
         return self
 
     def front_end_config(self) -> FrontEndConfig:

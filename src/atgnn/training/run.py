@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from atgnn.distributed import leave_processes
-from atgnn.errors import AtgnnError, MissingExtraError
+from atgnn.errors import AtgnnError, ConfigError, MissingExtraError
 from atgnn.heard import Heard
+from atgnn.memory import give_back_freed_memory
+from atgnn.model.segments import lean
 from atgnn.model.together import share_norms
+from atgnn.networks import Network
 from atgnn.training.division import divide
 from atgnn.training.recipe import Recipe
 
@@ -69,6 +72,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path | None:
         start = start.taught(distillation.lineage)
     if recipe.scale.sync_norms:
         share_norms(start.model)
+    _spare_memory(recipe, start.model)
     names = division.vocabulary.names
     module = TaggingModule(recipe, start.model, names, len(loaders[0]), distillation)
     folder = RunFolder(out, recipe)
@@ -81,6 +85,19 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path | None:
         keeper = Keeper(recipe, division.vocabulary, folder, start.lineage, heard)
         _fit(recipe, cluster, keeper, module, loaders, resume)
         return keeper.finish(module) if cluster.leads else None
+
+
+def _spare_memory(recipe: Recipe, model: Network) -> None:
+    """See `Recipe.memory`."""
+    if recipe.memory == "usual":
+        return
+    if not lean(model):
+        raise ConfigError(
+            f"memory: {recipe.memory} is for ATGNN's own presets: leave it out for "
+            f"{recipe.model.get('preset')}"
+        )
+    if recipe.memory == "least":
+        give_back_freed_memory()
 
 
 def _fit(

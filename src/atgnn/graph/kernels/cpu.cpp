@@ -84,6 +84,15 @@ struct Gradient {
   float* out;                 // (B, M, C), zero
 };
 
+// The extremum over neighbours that are known.
+struct Extremum {
+  int64_t batch, query_count, candidate_count, channels, neighbour_count, largest;
+  int64_t half;               // whether candidates and out are bfloat16, or float32
+  const void* candidates;     // (B, M, C)
+  const int32_t* neighbours;  // (B, N, K)
+  void* out;                  // (B, N, C)
+};
+
 // Batch normalisation of rows; see norm.inc for what the arrays hold in each pass.
 struct Norm {
   int64_t rows, channels, half, gelu, block;  // half: x, upstream and out are bfloat16
@@ -276,6 +285,7 @@ int64_t wide(int level) { return level >= AVX512 ? 32 : level == AVX2 ? 16 : 8; 
 
 struct Job {
   const Problem* problem;
+  const Extremum* extremum;
   const Gradient* gradient;
   const Norm* norm;
   const Mix* mix;
@@ -319,6 +329,20 @@ void forward_tasks(void* data) {
   }
   if (p.half_product && p.release) p.release(true);
   std::free(memory);
+}
+
+constexpr int64_t GATHERED = 64;  // nodes at once
+
+void extremum_tasks(void* data) {
+  Job& job = *static_cast<Job*>(data);
+  const Extremum& p = *job.extremum;
+  const int64_t tiles = (p.query_count + GATHERED - 1) / GATHERED;
+  for (int64_t task; (task = job.next.fetch_add(1)) < job.tasks;) {
+    const int64_t b = task / tiles, from = task % tiles * GATHERED;
+    const int64_t to = from + GATHERED < p.query_count ? from + GATHERED : p.query_count;
+    if (p.half) AT_LEVEL(job.level, extremum_rows<uint16_t>(p, b, from, to));
+    else AT_LEVEL(job.level, extremum_rows<float>(p, b, from, to));
+  }
 }
 
 void backward_tasks(void* data) {
@@ -429,6 +453,16 @@ EXPORT int64_t atgnn_forward(Problem* problem, int64_t level, Parallel parallel,
   share(forward_tasks, job, p.batch * tiles, parallel, threads);
   std::free(memory);
   return job.failed;
+}
+
+EXPORT int64_t atgnn_extremum(Extremum* extremum, int64_t level, Parallel parallel,
+                              int64_t threads) {
+  Job job;
+  job.extremum = extremum;
+  job.level = static_cast<int>(level);
+  const int64_t tiles = (extremum->query_count + GATHERED - 1) / GATHERED;
+  share(extremum_tasks, job, extremum->batch * tiles, parallel, threads);
+  return 0;
 }
 
 EXPORT int64_t atgnn_backward(Gradient* gradient, int64_t level, Parallel parallel,

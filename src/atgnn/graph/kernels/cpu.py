@@ -30,7 +30,16 @@ from atgnn.errors import KernelError
 from atgnn.graph.kernels import plain
 from atgnn.graph.kernels.source import SOURCES, compile_flags, digest
 
-__all__ = ["LEVELS", "backward", "best_level", "build", "forward", "library_path", "loads"]
+__all__ = [
+    "LEVELS",
+    "backward",
+    "best_level",
+    "build",
+    "extremum",
+    "forward",
+    "library_path",
+    "loads",
+]
 
 LEVELS = ("base", "avx2", "avx512", "avx512_bf16")  # by their number in cpu.cpp
 
@@ -62,6 +71,14 @@ class _Problem(ctypes.Structure):
         *((name, _Pointer) for name in ("extremum", "extremum_half", "neighbours")),
         *((name, _Pointer) for name in ("panels", "offset", "inverse")),
         *((name, _Int) for name in ("panel_count", "padded")),
+    ]
+
+
+class _Extremum(ctypes.Structure):
+    _fields_ = [
+        *((name, _Int) for name in ("batch", "query_count", "candidate_count", "channels")),
+        *((name, _Int) for name in ("neighbour_count", "largest", "half")),
+        *((name, _Pointer) for name in ("candidates", "neighbours", "out")),
     ]
 
 
@@ -154,6 +171,30 @@ def forward(
     )
     _call("atgnn_forward", problem, level)
     return extremum.to(candidates.dtype), neighbours
+
+
+def extremum(
+    candidates: Tensor, neighbours: Tensor, largest: bool, level: int | None = None
+) -> Tensor:
+    """Over neighbours ``(B, N, K)`` that `forward` found: what it gave with them, ``(B, N, C)``."""
+    half = candidates.dtype == torch.bfloat16
+    y = (candidates.detach() if half else candidates.detach().float()).contiguous()
+    near = neighbours.contiguous()
+    out = y.new_empty(*near.shape[:2], y.shape[2])
+    arguments = _Extremum(
+        batch=y.shape[0],
+        query_count=near.shape[1],
+        candidate_count=y.shape[1],
+        channels=y.shape[2],
+        neighbour_count=near.shape[2],
+        largest=largest,
+        half=half,
+        candidates=y.data_ptr(),
+        neighbours=near.data_ptr(),
+        out=out.data_ptr(),
+    )
+    _call("atgnn_extremum", arguments, level)
+    return out.to(candidates.dtype)
 
 
 def backward(
@@ -267,7 +308,7 @@ def _library() -> ctypes.CDLL | None:
     if path is None:
         return None
     library = ctypes.CDLL(str(path))
-    for name in ("atgnn_forward", "atgnn_backward"):
+    for name in ("atgnn_forward", "atgnn_extremum", "atgnn_backward"):
         function = getattr(library, name)
         function.argtypes = [_Pointer, _Int, _Pointer, _Int]
         function.restype = _Int

@@ -11,7 +11,7 @@ from atgnn.graph.neighbours import nearest_neighbours
 from atgnn.graph.pooling import node_mask
 from atgnn.graph.position import Position
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "extremum", "forward"]
 
 
 def forward(
@@ -42,6 +42,17 @@ def forward(
     )
     extremum = neighbour_extremum(candidates, neighbours, "max" if largest else "min")
     return extremum, neighbours.int()
+
+
+def extremum(candidates: Tensor, neighbours: Tensor, largest: bool) -> Tensor:
+    """Over neighbours ``(B, N, K)``, one after the other: nothing of size N x K x C is made."""
+    further = torch.maximum if largest else torch.minimum
+    first, *others = neighbours.long().unbind(2)  # (B, N) each
+    clip = torch.arange(len(candidates), device=candidates.device)[:, None]
+    out = candidates[clip, first]
+    for near in others:
+        out = further(out, candidates[clip, near])
+    return out
 
 
 def backward(grad: Tensor, candidates: Tensor, neighbours: Tensor, largest: bool) -> Tensor:
