@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -108,7 +109,7 @@ def make(clips: Clips, folder: Path, copies: int) -> Clips:
     import pandas
 
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = pool.map(lambda row: write_clip(clips, row, folder, copies), range(len(clips)))
         rows = [one for part in parts for one in part]
     made = Clips(pandas.DataFrame(rows))

@@ -43,6 +43,11 @@ COUNTS = (5, 10, 20)
 METHODS = ("views", "masked", "both")
 RANDOM = ("optim.steps=1", "optim.learning_rate=1.0e-12")  # only the norms are measured
 RATE = 16_000
+TUNED = [  # what the record was made with
+    *("optim.batch_size=12", "optim.learning_rate=1e-3", "optim.weight_decay=0.05"),
+    *("augment.trim_silence=true", "augment.fill=0.7", "augment.stretch=0.2"),
+    *("augment.equalise_db=4", "augment.mixup_probability=0.5"),
+]
 
 
 def atgnn(*arguments: str, log: Path) -> None:
@@ -163,6 +168,7 @@ def train(table: Path, out: Path, init: Path | None, count: int, updates: int, s
     if (out / "model").is_dir():
         return
     settings = [
+        *TUNED,
         f"optim.epochs={-(-updates // max(1, 10 * count // 12))}",
         f"seed={seed + 1}",
         *([f"init={init}"] if init else []),

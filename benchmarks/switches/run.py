@@ -4,7 +4,7 @@
     python -m benchmarks.switches.run report
 
 The protocol of `benchmarks/esc10/run.py tune`: three folds train, one validates, the test fold
-stays unseen. Short runs of the esc10 recipe: what helps in twenty epochs need not help in 120. Of
+stays unseen. Short runs of the esc10 recipe: what helps in twenty epochs need not help in 250. Of
 every run the mean over its last five epochs counts, and processor time of its threads. A run on
 record (`results.csv`) is not repeated. `teacher` is EfficientNet-Lite0 from ImageNet weights,
 trained on the same three folds; `scores` learns from its score file, `listens` from what it hears
@@ -39,7 +39,7 @@ RUNS: dict[str, list[str]] = {
     "scores": [*DISTILL, "distill.scores={teacher}.parquet"],
     "no mixup": ["augment.mixup_probability=0"],
     "bf16": ["precision=bf16-mixed"],
-    "2 x 6 clips": ["optim.batch_size=6", "optim.accumulate=2"],
+    "2 x 16 clips": ["optim.batch_size=16", "optim.accumulate=2"],
     "listens": [*DISTILL, "distill.teacher={teacher}/model"],
 }
 

@@ -1,0 +1,231 @@
+"""The trainings behind the second edition of the model that ships.
+
+    python benchmarks/everyday/fit.py validate --data SOUNDS --out RUNS [--rows ROW ...]
+    python benchmarks/everyday/fit.py train    --data SOUNDS --out RUNS
+
+Folds are divided by author over all collections (clips.py). Every clip is heard freed of digital
+silence, and re-encoded in two ways (variants.py), so that a collection's codec or editing gives no
+label away. Encoders are pre-trained on all sounds, without labels, but those of fold 1's authors.
+
+`validate` trains on folds 3 to 5 and measures on fold 2, on trimmed and on re-encoded copies, with
+negatives of the same collection; what it finds is on record in tuning.csv. There settings are
+chosen. `train` makes, with the settings of the row `CHOSEN`, for `make.py`:
+
+- RUNS/final: folds 2 to 5;
+- RUNS/apart-2 to apart-5: the same without one of these folds, whose scores set the thresholds;
+- RUNS/elsewhere-NAME: without a collection, nor any of its authors.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from clips import build
+from variants import make as make_variants
+
+from atgnn.checkpoint import Checkpoint
+from atgnn.data import Clips
+from atgnn.evaluate import LeftOut, evaluate, leave_one_collection_out, owners_of
+from atgnn.labels import Ontology, Vocabulary
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import runs  # noqa: E402, beside the folder of this script
+from pretrain.clips import LEFT_OUT  # noqa: E402
+
+TUNING = HERE / "tuning.csv"
+FIELDS = ("row", "trimmed", "re-encoded", "trimmed, all negatives", "re-encoded, all negatives")
+TEST, VALIDATION = 1, 2
+OTHERS = (2, 3, 4, 5)
+COPIES = 2  # re-encoded ones of each clip
+PRETRAIN = ("optim.steps=1500", "optim.warmup_steps=150", "optim.report_every=250")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to train: what it changes in the recipe, on which copies, from an encoder or not."""
+
+    settings: tuple[str, ...]
+    copies: bool = True
+    pretrained: bool = False
+
+
+def changes(**settings: object) -> tuple[str, ...]:
+    """Settings of the augmentation."""
+    return tuple(f"augment.{name}={value}" for name, value in settings.items())
+
+
+LARGE = ("optim.batch_size=32", "optim.learning_rate=1.4e-3")
+NOISE = changes(noise=0.3, stretch=0.1, equalise_db=2)
+ROWS = {
+    "published": Row((), copies=False),  # clips as they are, the recipe as it is
+    "copies": Row((*LARGE, "optim.epochs=30")),
+    "noise": Row((*LARGE, "optim.epochs=30", *NOISE)),
+    "pretrained": Row((*LARGE, "optim.epochs=30"), pretrained=True),
+    "pretrained-noise": Row((*LARGE, "optim.epochs=30", *NOISE), pretrained=True),
+    "pretrained-mix": Row(
+        (*LARGE, "optim.epochs=45", *changes(noise=0.3, mixup_probability=0.6)), pretrained=True
+    ),
+}
+CHOSEN = "pretrained-noise"
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Clips, where runs go, and threads of each."""
+
+    data: Path
+    out: Path
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def published(self) -> Clips:
+        """The clips as they are, with folds by author."""
+        table = self.out / "clips.csv"
+        if not table.is_file():
+            build(self.data).clips.write(table)
+        return Clips.read(table)
+
+    def variants(self) -> Clips:
+        """Trimmed and re-encoded copies of each, column `copy`."""
+        table = self.out / "variants" / "clips.csv"
+        if not table.is_file():
+            make_variants(self.published(), table.parent, copies=COPIES)
+        return Clips.read(table)
+
+    def encoder(self) -> Path:
+        """What has heard everything, without labels, but the authors of the test fold."""
+        clips = self.published()
+        authors = owners_of(clips).owners.authors
+        unheard = {name for row in np.flatnonzero(folds(clips) == TEST) for name in authors[row]}
+        keep = [
+            row
+            for row, clip in enumerate(clips)
+            if unheard.isdisjoint(authors[row]) and clip.path.stem not in LEFT_OUT
+        ]
+        return runs.pretrain(clips.subset(keep), self.out / "encoder", PRETRAIN, self.threads)
+
+    def run(self, name: str, row: Row, clips: Clips) -> Path:
+        """A model of these clips, trained if it is not there."""
+        out = self.out / name
+        settings = [f"data.clips={clips.write(Path(f'{out}.csv'))}", *row.settings]
+        if row.pretrained:
+            settings.append(f"init={self.encoder()}")
+        return runs.train("everyday", out, settings, self.threads)
+
+    def heard(self, row: Row) -> Clips:
+        """The clips that a row learns from."""
+        return self.variants() if row.copies else self.published()
+
+
+def folds(clips: Clips) -> np.ndarray:
+    """The fold of each clip, int (N,)."""
+    return clips.table["fold"].to_numpy(dtype=int)
+
+
+# ---------------------------------------------------------------------- choosing
+
+
+def validate(args: argparse.Namespace) -> None:
+    """Train candidates on three folds, measure on the fourth."""
+    shop = Shop(args.data, args.out.resolve(), args.threads)
+    variants, writing = shop.variants(), Lock()
+    if any(ROWS[name].pretrained for name in args.rows):
+        shop.encoder()
+
+    def one(name: str) -> None:
+        if any(row["row"] == name for row in recorded()):
+            return
+        row = ROWS[name]
+        rest = [fold for fold in OTHERS if fold != VALIDATION]
+        model = shop.run(f"validate-{name}", row, shop.heard(row).where(fold=rest))
+        cells = measured(Checkpoint.from_pretrained(model), variants.where(fold=VALIDATION))
+        with writing:
+            write([*recorded(), {"row": name, **cells}])
+        print(name, cells, flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(one, args.rows))
+
+
+def measured(checkpoint: Checkpoint, variants: Clips) -> dict[str, str]:
+    """Macro mAP on trimmed and on re-encoded copies, with either kind of negatives."""
+    cells = {}
+    for negatives, ending in (("collection", ""), ("all", ", all negatives")):
+        for copy, name in (("0", "trimmed"), ("1", "re-encoded")):
+            report = evaluate(
+                checkpoint, variants.where(copy=copy), negatives=negatives, resamples=1
+            )
+            cells[name + ending] = f"{report.metrics.mean_ap:.4f}"
+    return cells
+
+
+def recorded() -> list[dict[str, str]]:
+    """Rows on record."""
+    if not TUNING.is_file():
+        return []
+    with TUNING.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: list[dict[str, str]]) -> None:
+    """All rows, in place of those before."""
+    with TUNING.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# ---------------------------------------------------------------------- the models
+
+
+def train(args: argparse.Namespace) -> None:
+    """Everything that `make.py` needs; what is there stays."""
+    shop = Shop(args.data, args.out.resolve(), args.threads)
+    row = ROWS[args.row]
+    if row.pretrained:
+        shop.encoder()
+    heard = shop.heard(row)
+    jobs = {"final": heard.where(fold=OTHERS)}
+    for fold in OTHERS:
+        jobs[f"apart-{fold}"] = heard.where(fold=[other for other in OTHERS if other != fold])
+    jobs |= {f"elsewhere-{one.collection}": clips for one, clips in elsewhere(shop, row)}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda job: shop.run(job[0], row, job[1]), jobs.items()))
+
+
+def elsewhere(shop: Shop, row: Row) -> Iterator[tuple[LeftOut, Clips]]:
+    """For each collection that shares labels with others, what to learn from instead."""
+    heard = shop.heard(row)
+    vocabulary = Vocabulary.from_names(sorted({name for own in heard.labels for name in own}))
+    for one in leave_one_collection_out(heard, vocabulary, Ontology.audioset()):
+        yield one, heard.subset(one.train)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    for function in (validate, train):
+        command = commands.add_parser(function.__name__, help=(function.__doc__ or "").strip())
+        command.set_defaults(run=function)
+        command.add_argument("--data", type=Path, required=True, help="the collections")
+        command.add_argument("--out", type=Path, required=True, help="folder for the runs")
+        command.add_argument("--threads", type=int, default=1, help="threads of each run")
+        command.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    commands.choices["validate"].add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    commands.choices["train"].add_argument("--row", choices=ROWS, default=CHOSEN)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
