@@ -19,7 +19,7 @@ FLOORS = [
     {"checkpoint"},
     {"encoder"},
     {"tagger", "doctor"},
-    {"events", "formats", "scoring"},
+    {"events", "explain", "formats", "scoring"},
     {"archive"},
     {"calibrate", "evaluate", "prepare", "training"},
     {"terminal"},

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from atgnn import __version__
 from atgnn.errors import CheckpointError, describe_error
@@ -212,6 +212,27 @@ class Checkpoint:
     def make_front_end(self) -> FrontEnd:
         """The module that turns waveforms into this model's input."""
         return FrontEnd(self.front_end)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits of the model (..., L) to scores from 0 to 1: calibration, then the activation."""
+        logits = self._calibrated(logits)
+        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """Logits of the model (..., L) to ``ln(p / (1 - p))`` of the scores p, (..., L).
+
+        Where exactly one label is true, what speaks for another speaks against this one.
+        """
+        logits = self._calibrated(logits)
+        if self.activation == "sigmoid":
+            return logits
+        own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        others = logits[..., None, :].masked_fill(own, -torch.inf)
+        return logits - others.logsumexp(-1)
+
+    def _calibrated(self, logits: Tensor) -> Tensor:
+        line = self.calibration
+        return logits if line is None else line.scale * logits + line.shift
 
     def digest(self) -> str:
         """32 hex digits of weights, layout and front end: equal where the logits are.

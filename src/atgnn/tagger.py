@@ -420,12 +420,7 @@ class Tagger:
         if min(sizes) < max(sizes):
             lengths = torch.tensor(sizes, pin_memory=pinned).to(self.device, non_blocking=pinned)
         features, frames = self.front_end(wave, lengths)
-        logits = self.network(features, None if lengths is None else frames)
-        line = self.checkpoint.calibration
-        if line is not None:
-            logits = line.scale * logits + line.shift
-        softmax = self.checkpoint.activation == "softmax"
-        return logits.softmax(-1) if softmax else logits.sigmoid()
+        return self.checkpoint.scores(self.network(features, None if lengths is None else frames))
 
     def _news(self, begun: deque[_Job], on_error: str) -> Iterator[Piece | Failure]:
         """What has come of the first recordings on their way; those that are complete leave."""

@@ -126,7 +126,17 @@ class PatchLabelGraph(nn.Module):
 
     def forward(self, l_i: Tensor, patches: Patches) -> Tensor:
         """``(B, S, D)`` labels and ``(B, F, T, D)`` patches to ``(B, S, D)``."""
-        min_j, _ = knn_extremum(
+        min_j, _ = self.drawn(l_i, patches)
+        l_i = l_i + self.drop_path(self.update(l_i, min_j))
+        out: Tensor = self.ffn(l_i)
+        return out
+
+    def drawn(self, l_i: Tensor, patches: Patches) -> tuple[Tensor, Tensor]:
+        """What each label draws from its patches: ``min_j x_j`` ``(B, S, D)``, and who they are.
+
+        The second is ``(B, S, K)``, indices into the patches, flattened.
+        """
+        return knn_extremum(
             l_i,
             patches.x.flatten(1, 2),  # (B, N, D)
             self.k,
@@ -135,9 +145,6 @@ class PatchLabelGraph(nn.Module):
             reduce="min",
             distance=self.distance,
         )
-        l_i = l_i + self.drop_path(self.update(l_i, min_j))
-        out: Tensor = self.ffn(l_i)
-        return out
 
 
 class LabelGraph(nn.Module):

@@ -1,0 +1,227 @@
+"""How much of the evidence lies where the event is: scenes with truth, and models new to them.
+
+    python -m benchmarks.explain.run train   --data ESC10 --out RUNS --fold 2
+    python -m benchmarks.explain.run measure --data ESC10 --out RUNS --fold 2 [--model MODEL]
+    python -m benchmarks.explain.run report  RUNS
+
+`train` makes scenes of the ten sounds of ESC-10 and trains the small model on those of the four
+other folds; the last epoch is taken, nothing is chosen by it. `measure` explains every event that a
+model hears in new scenes of the fold that it never heard, by every method of `methods.py`, and with
+untrained weights. `report` prints the tables. Without --model the model is that of `train`; the
+weights kept of ESC-10 (benchmarks/esc10/first/seed1/foldK) are measured with --model and --events 1
+--seconds 5, which is what they were trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atgnn.checkpoint import Checkpoint
+from atgnn.data.clips import Clips
+from atgnn.data.cooccurrence import CoOccurrence
+from atgnn.data.scenes import Event, Ingredients, Scene, Scenes, SceneSettings, write_scenes
+from atgnn.data.waveforms import Waveforms
+from atgnn.explain.asking import decision_limit
+from atgnn.explain.examine import Examination, Examiner
+from atgnn.model import ATGNN
+from atgnn.model.atgnn import initialise
+from atgnn.model.layers import BatchNorm
+from benchmarks import runs
+from benchmarks.explain.methods import densities, node_shares
+from benchmarks.explain.report import print_report
+from benchmarks.explain.scores import Truth, curves, matched, share
+
+FOLDS = (1, 2, 3, 4, 5)
+RATE = 16_000
+#: For training; new scenes are like these, two events in each, from another seed.
+SETTINGS: dict[str, Any] = {
+    "seconds": 10.0,
+    "rate": RATE,
+    "events": (1, 3),
+    "level_db": (5.0, 25.0),
+    "background_dbfs": (-60.0, -40.0),
+    "unmarked": "absent",
+}
+RECIPE = (
+    "data.ontology=false",
+    "data.validation_share=0",
+    "augment.crop_seconds=10",
+    "augment.mixup_probability=0",
+    "augment.frequency_shift=2",
+    "optim.batch_size=32",
+    "optim.epochs=60",
+    "select=last",
+)
+
+
+def scenes_of(data: Path, folds: tuple[int, ...], count: int, **changes: Any) -> Scenes:
+    """Scenes of some folds of ESC-10, `count` of each; labels independent of one another."""
+    clips = Clips.read(data)
+    clips = Clips(clips.table[clips.table["fold"].isin(folds)].reset_index(drop=True))
+    settings = SceneSettings.of(**{**SETTINGS, **changes})
+    ingredients = Ingredients.of(
+        Waveforms(clips, settings.rate, 2.0, None), None, settings, label_column="category"
+    )
+    return Scenes(ingredients, CoOccurrence.independent(ingredients.labels), count)
+
+
+def train(args: argparse.Namespace) -> None:
+    """A model that never hears the fold."""
+    others = tuple(fold for fold in FOLDS if fold != args.fold)
+    scenes = args.out / f"scenes-without-{args.fold}"
+    if not scenes.exists():
+        write_scenes(scenes_of(args.data, others, args.count), scenes, threads=args.threads)
+    settings = [f"data.clips={scenes / 'packed'}", *RECIPE, *args.set]
+    print(runs.train("folder", args.out / f"model-{args.fold}", settings, args.threads))
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Every method on every event that is heard; rows go to RUNS/NAME-foldK.csv."""
+    model = args.model or args.out / f"model-{args.fold}" / "model"
+    checkpoint = Checkpoint.from_pretrained(model)
+    checkpoint.model.to(args.device)
+    scenes = scenes_of(
+        args.data, (args.fold,), args.count,
+        seed=1, events=(args.events, args.events), seconds=args.seconds,
+    )  # fmt: skip
+    examiner = Examiner(checkpoint)
+    blank = Examiner(untrained(checkpoint, scenes, args.device))
+    rows: list[dict[str, Any]] = []
+    events = heard = 0
+    for number in range(args.first, len(scenes), args.every):
+        scene = scenes[number]
+        mel = spectrogram(examiner, scene, args.device)
+        examination = examiner.examine(mel)
+        for event in scene.events:
+            events += 1
+            label = label_of(event, checkpoint)
+            if decision_limit(checkpoint, examination.logits, label) < LIMIT / 2:
+                continue
+            heard += 1
+            where = {"fold": args.fold, "scene": number, "label": event.label}
+            found = rows_of(examination, label, event, scene, args.method)
+            rows += [{**where, **row} for row in found]
+            names = [name for name in UNTRAINED if not args.method or name in args.method]
+            plain = rows_of(blank.examine(mel), label, event, scene, names, curved=False)
+            rows += [{**where, **row, "method": f"{row['method']}, untrained"} for row in plain]
+        print(f"scene {number}: {heard} of {events} events heard", file=sys.stderr, flush=True)
+    place = args.out / f"{args.name}-fold{args.fold}-{args.first}.csv"
+    with place.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(json.dumps({"file": str(place), "events": events, "heard": heard}))
+
+
+LIMIT = 0.5  # an event is heard whose label scores this much
+UNTRAINED = ("ours", "edges", "Grad-CAM, stage 3", "occlusion")
+
+
+def rows_of(
+    examination: Examination,
+    label: int,
+    event: Event,
+    scene: Scene,
+    methods: Sequence[str],
+    curved: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """A row for each method, with curves or without."""
+    mel = examination.mel
+    config = examination.examiner.checkpoint.front_end
+    own = Truth.of(event, mel.shape[1], config)
+    others = [Truth.of(one, mel.shape[1], config).box for one in scene.events if one is not event]
+    elsewhere = np.logical_or.reduce(others, initial=False) & ~own.box
+    masks = {"time": own.time, "box": own.box, "other": elsewhere}
+    loudness = mel[0].double().cpu().numpy()
+    stride = examination.examiner.model.config.time_stride
+    score = float(examination.examiner.checkpoint.scores(examination.logits)[label])
+    for name, density in densities(examination, label, methods):
+        row: dict[str, Any] = {"method": name, "score": f"{score:.4f}"}
+        for kind, mask in masks.items():
+            there = mask.any()
+            row[kind] = share(density, mask) if there else float("nan")
+            row[f"{kind}_chance"] = matched(density, mask, loudness) if there else float("nan")
+        order = np.argsort(-node_shares(density, stride).ravel(), kind="stable")
+        lines = curves(examination, label, order.tolist()) if curved else ([], [])
+        for kind, line in zip(("deletion", "insertion"), lines, strict=True):
+            row[kind] = " ".join(f"{value:.4f}" for value in line)
+        yield {key: f"{one:.4f}" if isinstance(one, float) else one for key, one in row.items()}
+
+
+def label_of(event: Event, checkpoint: Checkpoint) -> int:
+    """The model's label for an event: its category, or what its clip is marked with first."""
+    names = checkpoint.vocabulary.names
+    return names.index(next(name for name in (event.label, *event.labels) if name in names))
+
+
+def spectrogram(examiner: Examiner, scene: Scene, device: str) -> torch.Tensor:
+    """A scene as the model takes it, ``(1, T, n_mels)``."""
+    front_end = examiner.checkpoint.make_front_end().to(device)
+    wave = torch.from_numpy(scene.samples).to(device).float()[None] / 32768
+    with torch.no_grad():
+        mel, _ = front_end(wave)
+    return mel
+
+
+def untrained(checkpoint: Checkpoint, scenes: Scenes, device: str) -> Checkpoint:
+    """The same layout with random weights, and batch statistics of some scenes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ATGNN(checkpoint.model.config).to(device)
+        initialise(model)
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.momentum = None  # the plain mean over all batches
+        front_end = checkpoint.make_front_end().to(device)
+        waves = np.stack([scenes[number].samples for number in range(min(8, len(scenes)))])
+        with torch.no_grad():
+            mel, _ = front_end(torch.from_numpy(waves).to(device).float() / 32768)
+            for _ in range(3):
+                model.train()(mel)
+    return Checkpoint(model.eval(), checkpoint.front_end, checkpoint.vocabulary)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    for name, function in (("train", train), ("measure", measure)):
+        command = commands.add_parser(name, help=(function.__doc__ or "").strip())
+        command.set_defaults(run=function)
+        command.add_argument("--data", type=Path, required=True, help="the ESC-10 folder")
+        command.add_argument("--out", type=Path, required=True, help="folder for the runs")
+        command.add_argument("--fold", type=int, choices=FOLDS, required=True)
+        command.add_argument("--count", type=int, default=250 if name == "train" else 30)
+    one = commands.choices["train"]
+    one.add_argument("--set", action="append", default=[], help="a setting of the recipe")
+    one.add_argument("--threads", type=int, default=1)
+    two = commands.choices["measure"]
+    two.add_argument("--model", default=None, help="another model than that of `train`")
+    two.add_argument("--name", default="scenes", help="what to call the rows")
+    two.add_argument("--events", type=int, default=2, help="events of a scene")
+    two.add_argument("--seconds", type=float, default=10.0, help="length of a scene")
+    two.add_argument("--method", action="append", default=[], help="this one alone; repeatable")
+    two.add_argument("--device", default="cpu")
+    two.add_argument("--first", type=int, default=0, help="scene to begin with")
+    two.add_argument("--every", type=int, default=1, help="take every so many scenes")
+    three = commands.add_parser("report", help="tables of what was measured")
+    three.add_argument("folder", type=Path, help="the folder of the runs, or of results kept")
+    three.set_defaults(run=lambda args: print_report(args.folder))
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
