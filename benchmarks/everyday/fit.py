@@ -13,7 +13,8 @@ chosen. `train` makes, with the settings of the row `CHOSEN`, for `make.py`:
 
 - RUNS/final: folds 2 to 5;
 - RUNS/apart-2 to apart-5: the same without one of these folds, whose scores set the thresholds;
-- RUNS/elsewhere-NAME: without a collection, nor any of its authors.
+- RUNS/elsewhere-NAME: without a collection, nor any of its authors, in fewer epochs and from one
+  re-encoded copy; the encoder has heard it, without labels.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import csv
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -74,6 +75,7 @@ ROWS = {
     ),
 }
 CHOSEN = "pretrained-noise"
+ELSEWHERE = "optim.epochs=10"  # of 30: four more models, for a comparison only
 
 
 @dataclass(frozen=True)
@@ -197,14 +199,21 @@ def train(args: argparse.Namespace) -> None:
     jobs = {"final": heard.where(fold=OTHERS)}
     for fold in OTHERS:
         jobs[f"apart-{fold}"] = heard.where(fold=[other for other in OTHERS if other != fold])
-    jobs |= {f"elsewhere-{one.collection}": clips for one, clips in elsewhere(shop, row)}
+    short = replace(row, settings=(*row.settings, ELSEWHERE))
+    away = {f"elsewhere-{one.collection}": clips for one, clips in elsewhere(shop)}
+    todo = [(name, row, clips) for name, clips in jobs.items()]
+    todo += [(name, short, clips) for name, clips in away.items()]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda job: shop.run(job[0], row, job[1]), jobs.items()))
+        list(pool.map(lambda job: shop.run(*job), todo))
 
 
-def elsewhere(shop: Shop, row: Row) -> Iterator[tuple[LeftOut, Clips]]:
-    """For each collection that shares labels with others, what to learn from instead."""
-    heard = shop.heard(row)
+def elsewhere(shop: Shop) -> Iterator[tuple[LeftOut, Clips]]:
+    """For each collection that shares labels with others, what to learn from instead.
+
+    Every clip trimmed, and its first re-encoded copy.
+    """
+    variants = shop.variants()
+    heard = variants.subset(np.isin(variants.column("copy").astype(str), ("0", "1")))
     vocabulary = Vocabulary.from_names(sorted({name for own in heard.labels for name in own}))
     for one in leave_one_collection_out(heard, vocabulary, Ontology.audioset()):
         yield one, heard.subset(one.train)
