@@ -191,13 +191,14 @@ def final(args: argparse.Namespace) -> None:
 
 def note_look(report: Report) -> None:
     """A row for the look at the test fold."""
+    what = f"mAP: second edition, row {CHOSEN} of fit.py, at most {MOST_ALARMS:g} alarms an hour"
     with open(LOOKS, "a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerow(
             [
                 datetime.date.today().isoformat(),
                 "everyday",
                 TEST,
-                f"mAP: second edition, row {CHOSEN} of fit.py, at most {MOST_ALARMS:g} alarms an hour",
+                what,
                 f"{report.metrics.mean_ap:.4f}",
                 "python benchmarks/everyday/make.py final",
             ]
