@@ -423,6 +423,32 @@ def test_scores_of_other_models_count_where_there_are_some(quiet):
     assert not (Background.of(tiny_checkpoint(), short, elsewhere).scores == 0.25).any()
 
 
+def test_a_limit_holds_for_authors_of_whom_little_was_heard():
+    """Twenty authors, each with a level of their own: their highest scores say little of others."""
+    rng = np.random.default_rng(3)
+
+    def draw(authors):
+        level = rng.normal(-2, 1.5, (authors, 1, 5))
+        values = sigmoid(level + rng.normal(0, 0.3, (authors, 12, 5))).reshape(-1, 5)
+        return silence(values, authors=[f"s{row // 12}" for row in range(len(values))])
+
+    rows = [[name for name in LABELS if rng.random() < 0.4] for _ in range(200)]
+    clips = table(rows)
+    truth = clips.targets(tiny_checkpoint().vocabulary)
+    given = scored(clips, sigmoid(rng.normal(-2, 1, truth.shape) + 5 * truth).astype(np.float32))
+    few = draw(20)
+    options = {"calibration": False, "as_marked": True, "background": few, "most_alarms": 20.0}
+    fit = calibrate(tiny_checkpoint(), given, clips, **options)
+    assert fit.margin > 0
+    assert fit.alarms["own thresholds"] <= 20
+    assert f"all by {fit.margin:.1f} in logits" in fit.summary()
+    many = draw(2000)
+    alone = fit_thresholds(truth, given.values, clips.groups, 20.0, few, 20.0)
+    assert few.alarms_per_hour(alone.values) <= 20
+    assert many.alarms_per_hour(alone.values) > 30  # what was fitted says little of others
+    assert many.alarms_per_hour(np.array(fit.checkpoint.thresholds)) < 25
+
+
 def test_the_command_keeps_false_alarms_under_a_limit(quiet, tmp_path):
     rows = ["path,labels,author"]
     for row in range(6):

@@ -126,7 +126,7 @@ class Background:
         return Background(*(part[chosen] for part in parts))
 
     def alarmed(self, thresholds: np.ndarray) -> np.ndarray:
-        """bool (W,): windows in which some absent label reaches its threshold (L,)."""
+        """bool (W,): windows in which some absent label reaches its threshold, (L,) or (W, L)."""
         over: np.ndarray = ((self.scores >= thresholds) & self.absent).any(axis=1)
         return over
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from atgnn.calibrate.background import Background
 from atgnn.calibrate.line import fit_calibration, log_loss
-from atgnn.calibrate.thresholds import SHRINK, Thresholds, fit_thresholds, mean_f1
+from atgnn.calibrate.thresholds import SHRINK, Thresholds, fit_thresholds, lifted, mean_f1
 from atgnn.checkpoint import Calibration, Checkpoint, Provenance
 from atgnn.data.clips import Clips
 from atgnn.errors import ClipsError, ConfigError, counted, some_of
@@ -22,6 +22,7 @@ from atgnn.scoring import ScoresError, ScoreTable
 __all__ = ["Fit", "calibrate"]
 
 FOLDS = 5  # of authors, to say what thresholds are worth on clips that they were not fitted to
+MARGINS = np.arange(0, 12.01, 0.1)  # in logits, that thresholds are raised by besides
 NOTE = "Thresholds: "  # how the card's line about them begins
 
 
@@ -36,6 +37,8 @@ class Fit:
         f1: mean F1 of authors' folds that took no part in the choice: by 0.5, by one threshold for
             all labels, by the labels' own ones; empty where all clips are of one author.
         alarms: the same for false alarms an hour of background; empty without background.
+        margin: in logits, what all thresholds were raised by so that alarms stay under the limit
+            on authors who took no part, too.
         background_hours: of sound; 0 without background.
         clips: clips that it was fitted to.
         without_clips: labels that none of these clips carries; they get the common threshold.
@@ -47,6 +50,7 @@ class Fit:
     loss_after: float
     f1: dict[str, float]
     alarms: dict[str, float]
+    margin: float
     background_hours: float
     clips: int
     without_clips: tuple[str, ...]
@@ -70,7 +74,8 @@ class Fit:
         lines = [
             f"threshold {thresholds.common:.3f} for all labels, {int(thresholds.own.sum())} of "
             f"{len(thresholds.values)} with a say of their own"
-            + (f", {raised} raised because of false alarms" if raised else ""),
+            + (f", {raised} raised because of false alarms" if raised else "")
+            + (f", all by {self.margin:.1f} in logits" if self.margin else ""),
             "mean F1 on authors left out: "
             + (_listed(self.f1) or "unknown, all clips are of one author"),
         ]
@@ -102,7 +107,9 @@ def calibrate(
     its ontology ancestors true, unless `as_marked`. The larger `shrink`, the less labels' own
     thresholds count (infinite: one threshold for all). `background`, with uncalibrated scores too,
     has a say in thresholds, not in calibration, which needs clips as often as they occur;
-    `most_alarms` an hour are allowed in it. `seed` divides authors for the estimate.
+    `most_alarms` an hour are allowed in it, also when thresholds are fitted to the other authors:
+    as little background says little of the next, all thresholds are raised by what that takes.
+    `seed` divides authors.
 
     Raises:
         ScoresError: clips or labels that have no scores, or scores that are calibrated already.
@@ -124,12 +131,12 @@ def calibrate(
     after = given if line is None else line.apply(given, exclusive)
     if background is not None and line is not None:
         background = background.with_scores(line.apply(background.scores, exclusive))
-    fitted, worth = None, _Worth({}, {})
+    fitted, worth = None, _Worth({}, {}, 0.0)
     changes: dict[str, Any] = {"calibration": line, "thresholds": None}
     if thresholds:
         rest = (shrink, background, most_alarms)
-        fitted = fit_thresholds(targets, after, clips.groups, *rest)
         worth = _estimate(targets, after, clips.groups, *rest, seed)
+        fitted = fit_thresholds(targets, after, clips.groups, *rest).lifted(worth.margin)
         changes["thresholds"] = tuple(fitted.values.tolist())
         changes["provenance"] = _noted(checkpoint, background, most_alarms)
     return Fit(
@@ -139,6 +146,7 @@ def calibrate(
         log_loss(targets, after, exclusive),
         worth.f1,
         worth.alarms,
+        worth.margin,
         0.0 if background is None else float(background.hours.sum()),
         len(clips),
         tuple(np.array(vocabulary.names)[~(targets == 1).any(axis=0)]),
@@ -176,10 +184,11 @@ def _check_scores(scores: ScoreTable, checkpoint: Checkpoint) -> None:
 
 
 class _Worth(NamedTuple):
-    """Mean F1 and false alarms an hour, by the kind of thresholds."""
+    """Mean F1 and false alarms an hour, by the kind of thresholds; the margin of labels' own."""
 
     f1: dict[str, float]
     alarms: dict[str, float]
+    margin: float
 
 
 def _estimate(
@@ -196,35 +205,58 @@ def _estimate(
     heard = np.empty(0, str) if background is None else background.authors
     names, author = np.unique(np.concatenate([given, heard]), return_inverse=True)
     if len(np.unique(given)) < 2:
-        return _Worth({}, {})
+        return _Worth({}, {}, 0.0)
     fold = np.random.default_rng(seed).permutation(len(names))[author] % FOLDS
-    of_clips, of_windows = fold[: len(given)], fold[len(given) :]
-    kinds = {"at 0.5": None, "one threshold": np.inf, "own thresholds": shrink}
-    present = {kind: np.zeros(targets.shape, bool) for kind in kinds}
-    alarmed = {kind: np.zeros(len(heard), bool) for kind in kinds}
+    worth = _Worth({}, {}, 0.0)
+    for kind, drawn in (("at 0.5", None), ("one threshold", np.inf), ("own thresholds", shrink)):
+        values = np.full((len(fold), targets.shape[1]), 0.5)
+        if drawn is not None:
+            values = _of_others(targets, scores, given, drawn, background, most_alarms, fold=fold)
+        margin = 0.0
+        if background is not None and most_alarms is not None and drawn is not None:
+            margin = _margin(values[len(given) :], background, most_alarms)
+        values = lifted(values, margin)
+        worth.f1[kind] = mean_f1(targets, scores >= values[: len(given)])
+        if background is not None:
+            worth.alarms[kind] = background.alarms_per_hour(values[len(given) :])
+        worth = worth._replace(margin=margin)
+    return worth
+
+
+def _of_others(
+    targets: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+    shrink: float,
+    background: Background | None,
+    most_alarms: float | None,
+    *,
+    fold: np.ndarray,
+) -> np.ndarray:
+    """For each clip and then each window (N + W, L), thresholds fitted to the other folds.
+
+    Where these have no positive clip, or no background, thresholds that nothing reaches.
+    """
+    of_clips, of_windows = fold[: len(groups)], fold[len(groups) :]
+    values = np.full((len(fold), targets.shape[1]), 1.0)
     for number in range(FOLDS):
-        rest, held = of_clips != number, of_clips == number
-        if not (targets[rest] == 1).any():
-            continue
+        rest = of_clips != number
         others = None if background is None else background.subset(of_windows != number)
-        if others is not None and not len(others.scores):
+        if not (targets[rest] == 1).any() or (others is not None and not len(others.scores)):
             continue
-        for kind, drawn in kinds.items():
-            values = np.full(targets.shape[1], 0.5)
-            if drawn is not None:
-                fitted = fit_thresholds(
-                    targets[rest], scores[rest], given[rest], drawn, others, most_alarms
-                )
-                values = fitted.values
-            present[kind][held] = scores[held] >= values
-            if background is not None:
-                silent = of_windows == number
-                alarmed[kind][silent] = background.subset(silent).alarmed(values)
-    f1 = {kind: mean_f1(targets, decided) for kind, decided in present.items()}
-    if background is None:
-        return _Worth(f1, {})
-    hours = background.hours.sum()
-    return _Worth(f1, {kind: float(one.sum() / hours) for kind, one in alarmed.items()})
+        fitted = fit_thresholds(
+            targets[rest], scores[rest], groups[rest], shrink, others, most_alarms
+        )
+        values[fold == number] = fitted.values
+    return values
+
+
+def _margin(values: np.ndarray, background: Background, most: float) -> float:
+    """The smallest margin with which thresholds (W, L) keep alarms at `most` an hour."""
+    for margin in MARGINS.tolist():
+        if background.alarms_per_hour(lifted(values, margin)) <= most:
+            return float(margin)
+    return float(MARGINS[-1])
 
 
 def _listed(numbers: dict[str, float]) -> str:

@@ -10,7 +10,7 @@ N clips, W windows of background, L labels, G candidate thresholds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from atgnn.calibrate.background import Background
 from atgnn.calibrate.line import logits_of
 from atgnn.errors import ConfigError
 
-__all__ = ["CANDIDATES", "SHRINK", "Thresholds", "fit_thresholds", "mean_f1"]
+__all__ = ["CANDIDATES", "SHRINK", "Thresholds", "fit_thresholds", "lifted", "mean_f1"]
 
 ENOUGH_AUTHORS = 10  # with a positive clip, for a threshold of a label's own
 SHRINK = 20.0  # authors that the common threshold weighs as much as
@@ -42,6 +42,18 @@ class Thresholds:
     common: float
     own: np.ndarray
     raised: np.ndarray
+
+    def lifted(self, margin: float) -> Thresholds:
+        """All of them higher by so much, in logits."""
+        if not margin:
+            return self
+        return replace(self, values=lifted(self.values, margin), raised=np.ones_like(self.raised))
+
+
+def lifted(values: np.ndarray, margin: float) -> np.ndarray:
+    """Thresholds (..., L) that are higher by so much, in logits; none gets lower by rounding."""
+    higher: np.ndarray = np.maximum(values, 1 / (1 + np.exp(-(logits_of(values) + margin))))
+    return higher
 
 
 def fit_thresholds(
