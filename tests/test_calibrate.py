@@ -412,7 +412,7 @@ def test_scores_of_other_models_count_where_there_are_some(quiet):
     assert (given.hours * 3600).tolist() == pytest.approx([1, 2])
     with pytest.raises(ScoresError, match="1 of 2 clips have no scores"):
         Background.of(tiny_checkpoint(), short, scored(short.subset([0]), values[:1]))
-    with pytest.raises(ClipsError, match=r"3 background clips of 5 are longer than .* window of 2"):
+    with pytest.raises(ClipsError, match=r"3 of 5 background clips are longer than .* window of 2"):
         Background.of(tiny_checkpoint(), quiet, scored(quiet, np.full((6, 5), 0.25)))
     with pytest.raises(ClipsError, match="no background: 1 clip"):
         Background.of(tiny_checkpoint(), quiet.subset([5]))
