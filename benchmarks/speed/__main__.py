@@ -16,6 +16,7 @@ COMMANDS = {
     "frontend": "waveform to log-mel",
     "loader": "ten-second clips a second from packed waveforms",
     "coldstart": "a whole process that tags one clip",
+    "half": "scores in bfloat16 against float32 on real sounds, and what being nearer costs",
     "bound": "where the time goes, against what the machine allows",
     "accuracy": "accuracy on ESC-10 beside milliseconds a clip, for every preset",
 }
