@@ -12,8 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atgnn.frontend import FrontEnd, FrontEndConfig
-from atgnn.model import ATGNN, PRESETS
+from atgnn.graph import backend_in_use
+from atgnn.model import ATGNN, PRESETS, products
 from atgnn.model.cost import measure_cost
+from atgnn.model.inference import for_inference
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "speed").is_dir():
@@ -23,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.speed import __main__ as command_line  # noqa: E402
 from benchmarks.speed import bound, harness, kaldi, published, systems  # noqa: E402
 from benchmarks.speed.accuracy import accuracies  # noqa: E402
+from benchmarks.speed.half import CHOICES, HEADS, with_parts  # noqa: E402
 from benchmarks.speed.mobilenet import MobileNetTagger  # noqa: E402
 
 LAYOUTS = {
@@ -324,3 +327,23 @@ def test_neighbours_says_what_k_costs(capsys):
     assert rows[1]["paper_map"] == 57.7
     assert rows[0]["paper_map"] is None
     assert "smaller than" in found["note"]
+
+
+def test_parts_of_a_model_in_half_precision_stay_in_float32() -> None:
+    """Each choice is some parts of the model, more of them bring it nearer, and all are float32."""
+    if not products.available() or backend_in_use() != "avx512_bf16":
+        pytest.skip("a model in bfloat16 is put together otherwise here")
+    torch.manual_seed(0)
+    model = ATGNN.from_preset("mini", num_labels=7, nominal_frames=96).eval()
+    mel = torch.randn(1, 96, 128)
+    exact = for_inference(model)(mel)
+
+    def in_float32(parts: tuple[str, ...]) -> int:
+        modules = with_parts(model, parts).modules()
+        weights = (getattr(module, "weight", None) for module in modules)
+        return sum(w.numel() for w in weights if w is not None and w.dtype == torch.float32)
+
+    assert torch.equal(with_parts(model, ("stages", *HEADS))(mel), exact)
+    assert not torch.equal(with_parts(model, ())(mel), exact)
+    counts = [in_float32(parts) for parts in CHOICES.values()]
+    assert all(count > counts[0] for count in counts[1:])

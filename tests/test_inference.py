@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atgnn.errors import ConfigError
-from atgnn.model import ATGNN, ModelConfig, inference
+from atgnn.model import ATGNN, ModelConfig, products
 from atgnn.model.inference import best_dtype, for_inference, half_is_fast
 from atgnn.model.layers import BatchNorm, Relation
 
@@ -124,19 +124,19 @@ def test_the_products_of_onednn_agree_or_are_not_used(monkeypatch) -> None:
         wanted = model(mel)
     fused = for_inference(model)
     kinds = {type(module).__name__ for module in fused.modules()}
-    assert ("_Linear" in kinds) == inference._fuses()
+    assert ("_Linear" in kinds) == products.available()
     torch.testing.assert_close(fused(mel), wanted, rtol=1e-4, atol=1e-4)
 
-    def wrong(x: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tensor:
+    def wrong(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "") -> Tensor:
         return nn.functional.linear(x, weight, bias) + 1
 
-    monkeypatch.setattr(inference, "_linear", wrong)
-    inference._fuses.cache_clear()
+    monkeypatch.setattr(products, "linear", wrong)
+    products.available.cache_clear()
     try:
-        assert not inference._fuses()
+        assert not products.available()
         plain = for_inference(model)
         assert "_Linear" not in {type(module).__name__ for module in plain.modules()}
         torch.testing.assert_close(plain(mel), wanted, rtol=1e-4, atol=1e-4)
     finally:
         monkeypatch.undo()
-        inference._fuses.cache_clear()
+        products.available.cache_clear()

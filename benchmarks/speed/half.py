@@ -31,15 +31,16 @@ FOLDERS = ("esc10", "cc_sounds", "ambient", "sonicpi")
 
 #: What is computed in float32: expressions for the names of modules.
 STREAM = (r"stages\.\d\.entry",)  # strided convolutions; what is added to theirs is float32 then
-GRAPHS = (*STREAM, r"stages.*grapher")
+HEADS = ("label_branch", "patch_head")
+GRAPHS = (*STREAM, *HEADS, r"stages.*grapher")
 CHOICES = {
     "nothing": (),
-    "strided convolutions (and the residual stream)": STREAM,
+    "strided convolutions (residual stream)": STREAM,
     "these and grapher.fc1": (*STREAM, r"stages.*grapher\.fc1"),
-    "all graph convolutions": GRAPHS,
-    "all but feed-forward networks": (*GRAPHS, "label_branch", "patch_head"),
-    "all but graph convolutions": (*STREAM, r"stages.*ffn", "label_branch", "patch_head"),
-    "labels": ("label_branch",),
+    "these, labels and patch head": (*STREAM, *HEADS, r"stages.*grapher\.fc1"),
+    "all but feed-forward networks": GRAPHS,
+    "all but the third stage's on": (*GRAPHS, r"stages\.[01].*ffn"),
+    "labels and patch head": HEADS,
 }
 
 

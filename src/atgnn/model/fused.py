@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.graph.kernels import norm as kernel
+from atgnn.model import products
 from atgnn.model.segments import once, run_again
 from atgnn.model.together import normalise_together, shared, statistics_together
 
@@ -198,13 +199,18 @@ class _NormaliseGeluLinear(torch.autograd.Function):
         if run_again():
             return rows.new_empty(len(rows), len(matrix))
         hidden = _applied(rows, valid, weight, bias, mean, inverse, gelu=True)
+        if products.serves(hidden, matrix):
+            return products.linear(hidden, matrix, constant)
         return functional.linear(hidden, matrix, constant)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, valid, mean, inverse, weight, bias, matrix = ctx.saved_tensors
         upstream = grads[0]
-        behind = torch.mm(upstream, matrix.to(upstream.dtype))
+        if products.serves(upstream, matrix):
+            behind = products.linear(upstream, matrix.t())
+        else:
+            behind = torch.mm(upstream, matrix.to(upstream.dtype))
         passes = {"gelu": True, "again": True, "overwrite": True}
         dx, dw, db, hidden = kernel.gradient(
             behind, rows, valid, mean, inverse, weight, bias, ctx.count, **passes

@@ -6,16 +6,14 @@ indices.
 """
 
 import copy
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from atgnn.errors import ConfigError
 from atgnn.graph.kernels import mix as kernel
 from atgnn.graph.precision import without_autocast
+from atgnn.model import products
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.beside import LabelsBeside
 from atgnn.model.layers import (
@@ -88,7 +86,7 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
                     module.to(dtype)
     if _on_processor(folded):
         _fuse_updates(folded)
-        if _fuses():
+        if products.available():
             _fuse(folded)
     return InferenceModel(folded, dtype)
 
@@ -138,12 +136,7 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 class _Linear(nn.Module):
-    """A linear map by oneDNN, with the GELU behind it where there is one.
-
-    `torch.nn.functional.linear` asks MKL for products in float32, which is a tenth slower on
-    processors that are not Intel's and a third on narrow ones, and leaves the GELU to a pass of
-    its own.
-    """
+    """A linear map by oneDNN, with the GELU behind it where there is one."""
 
     def __init__(self, linear: nn.Linear, gelu: bool) -> None:
         super().__init__()
@@ -151,27 +144,7 @@ class _Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., inputs)`` to ``(..., outputs)``, in the dtype of the weights."""
-        return _linear(x.to(self.weight.dtype), self.weight, self.bias, self.then)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tensor:
-    # What `torch.compile` makes of linear maps on processors; no part of PyTorch's interface.
-    operator: Any = torch.ops.mkldnn._linear_pointwise
-    out: Tensor = operator(x.contiguous(), weight, bias, then, [], "none")
-    return out
-
-
-@cache
-def _fuses() -> bool:
-    """Whether the operator behind `_linear` is here and does what is said of it."""
-    x, weight, bias = torch.linspace(-2, 2, 15).view(3, 5), torch.eye(4, 5), torch.arange(4.0) - 2
-    try:
-        with torch.inference_mode():
-            found = [_linear(x, weight, bias, then) for then in ("none", "gelu")]
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    expected = functional.linear(x, weight, bias)
-    return all(map(torch.allclose, found, (expected, functional.gelu(expected))))
+        return products.linear(x.to(self.weight.dtype), self.weight, self.bias, self.then)
 
 
 def _on_processor(model: nn.Module) -> bool:
@@ -221,7 +194,7 @@ def _fuse(model: nn.Module) -> None:
             module.fc1.norm = _Nothing()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
+            if isinstance(child, nn.Linear):
                 setattr(module, name, _Linear(child, gelu=False))
 
 

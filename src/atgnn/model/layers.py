@@ -14,6 +14,7 @@ from atgnn.distributed import own_rows, part
 from atgnn.graph import coarser, mean_nodes, node_mask
 from atgnn.model.config import LayoutConfig
 from atgnn.model.fused import grouped_linear, normalise, normalise_gelu_linear
+from atgnn.model.products import linear_in_training
 from atgnn.model.segments import segment
 
 __all__ = [
@@ -127,12 +128,22 @@ def gelu_linear(x: Tensor, norm: nn.Module, linear: nn.Linear, mask: Tensor | No
     return out
 
 
+class Linear(nn.Linear):
+    """One linear map for every node; in training on a processor by the faster library."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., inputs)`` to ``(..., outputs)``."""
+        if self.training:
+            return linear_in_training(x, self.weight, self.bias)
+        return super().forward(x)
+
+
 class LinearNorm(nn.Module):
     """A 1x1 convolution, i.e. one linear map for every node, and batch normalisation."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True, eps: float = 1e-5) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs, bias=bias)
+        self.linear: nn.Linear = Linear(inputs, outputs, bias=bias)
         self.norm: nn.Module = BatchNorm(outputs, eps=eps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
