@@ -52,7 +52,7 @@ PRETRAIN = ("optim.steps=1500", "optim.warmup_steps=150", "optim.report_every=25
 class Row:
     """A way to train: what it changes in the recipe, on which copies, from an encoder or not."""
 
-    settings: tuple[str, ...]
+    settings: tuple[str, ...] = ()
     copies: bool = True
     pretrained: bool = False
 
@@ -62,16 +62,17 @@ def changes(**settings: object) -> tuple[str, ...]:
     return tuple(f"augment.{name}={value}" for name, value in settings.items())
 
 
-LARGE = ("optim.batch_size=32", "optim.learning_rate=1.4e-3")
-NOISE = changes(noise=0.3, stretch=0.1, equalise_db=2)
+QUIET = changes(noise=0, stretch=0, equalise_db=0)
+SMALL = ("optim.batch_size=16", "optim.learning_rate=1e-3")
 ROWS = {
-    "published": Row((), copies=False),  # clips as they are, the recipe as it is
-    "copies": Row((*LARGE, "optim.epochs=30")),
-    "noise": Row((*LARGE, "optim.epochs=30", *NOISE)),
-    "pretrained": Row((*LARGE, "optim.epochs=30"), pretrained=True),
-    "pretrained-noise": Row((*LARGE, "optim.epochs=30", *NOISE), pretrained=True),
+    "published": Row((*SMALL, "optim.epochs=40", *QUIET), copies=False),  # the first edition
+    "copies": Row(QUIET),
+    "noise": Row(),  # the recipe as it is
+    "pretrained": Row(QUIET, pretrained=True),
+    "pretrained-noise": Row(pretrained=True),
     "pretrained-mix": Row(
-        (*LARGE, "optim.epochs=45", *changes(noise=0.3, mixup_probability=0.6)), pretrained=True
+        ("optim.epochs=45", *changes(stretch=0, equalise_db=0, mixup_probability=0.6)),
+        pretrained=True,
     ),
 }
 CHOSEN = "pretrained-noise"
