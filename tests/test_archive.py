@@ -678,10 +678,12 @@ def test_memory_of_the_best_is_bounded():
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_what_one_machine_does(tagger, sounds, whole, model, tmp_path):
+def test_a_cluster_gives_what_one_machine_does(tagger, sounds, whole, model, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason='needs Ray: pip install "atgnn[ray]"')
+    from atgnn.archive import cluster
     from atgnn.archive.cluster import RayWorkers
 
+    monkeypatch.setattr(cluster, "BLOCK", 3)
     workers = RayWorkers(str(model), ArchiveSettings(), "local", workers=2, device="cpu")
     stop_after(tagger, sounds, tmp_path / "r", 2)  # a single machine begins, a cluster goes on
     report = tag_archive(tagger, sounds, tmp_path / "r", resume=True, worker=workers)
@@ -691,22 +693,54 @@ def test_a_cluster_gives_what_one_machine_does(tagger, sounds, whole, model, tmp
     check_same(tmp_path / "c", whole)
 
 
-def test_a_cluster_that_is_not_there(sounds, monkeypatch):
+class RayError(Exception):
+    pass
+
+
+def cluster_that(monkeypatch, **does):
+    """A stand-in for the package `ray`."""
+    from types import SimpleNamespace
+
     from atgnn.archive import cluster
-    from atgnn.archive.listing import find
 
-    class Ray:
-        is_initialized = staticmethod(lambda: False)
+    def init(**settings):
+        if "init" in does:
+            raise does["init"]
 
-        def init(self, **settings):
-            raise ConnectionError("Could not find any running Ray instance.\nmore")
+    def nodes():
+        raise does["nodes"]
 
-    monkeypatch.setattr(cluster, "_ray", Ray)
-    some = find(sounds, Shard(), sounds / "r")
+    context = SimpleNamespace(get_current=lambda: SimpleNamespace())
+    ray = SimpleNamespace(
+        is_initialized=lambda: False,
+        init=init,
+        nodes=nodes,
+        shutdown=lambda: does["shut"].append(1),
+        exceptions=SimpleNamespace(RayError=RayError),
+        data=SimpleNamespace(DataContext=context),
+    )
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    return cluster.RayWorkers("m", ArchiveSettings())
+
+
+def test_a_cluster_that_is_not_there(tagger, sounds, tmp_path, monkeypatch):
+    reason = ConnectionError("Could not find any running Ray instance.\nmore")
     with pytest.raises(ConfigError) as refused:
-        list(cluster.RayWorkers("m", ArchiveSettings())(some))
+        tag_archive(tagger, sounds, tmp_path, worker=cluster_that(monkeypatch, init=reason))
     assert "no Ray cluster at 'auto' (Could not find any running" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_cluster_that_gives_up(tagger, sounds, tmp_path, monkeypatch):
+    shut = []
+    worker = cluster_that(monkeypatch, nodes=RayError("Trace\nNoModel: m\n"), shut=shut)
+    with pytest.raises(AtgnnError) as stopped:
+        tag_archive(tagger, sounds, tmp_path, worker=worker)
+    assert str(stopped.value) == (
+        "the Ray cluster could not go on (NoModel: m); what came of it is kept: set it right, and "
+        "--resume goes on"
+    )
+    assert shut == [1]
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -7,6 +7,7 @@ those of a single machine. All machines must see the archive under the same path
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from atgnn.archive.listing import Sound
 from atgnn.archive.rows import SCHEMA
 from atgnn.archive.settings import ArchiveSettings
 from atgnn.archive.work import make_rows
-from atgnn.errors import ConfigError, MissingExtraError
+from atgnn.errors import AtgnnError, ConfigError, MissingExtraError
 from atgnn.tagger import Tagger
 
 __all__ = ["RayWorkers"]
@@ -49,7 +50,7 @@ class RayWorkers:
     def __call__(self, sounds: Sequence[Sound]) -> Generator[Any, None, None]:
         """A row (a record batch of one) for every recording, as they come.
 
-        ConfigError where there is no such cluster.
+        ConfigError where there is no such cluster, AtgnnError where its work fails.
         """
         if not sounds:
             return
@@ -59,11 +60,18 @@ class RayWorkers:
             self._connect(ray)
         try:
             yield from self._rows(ray, sounds)
+        except ray.exceptions.RayError as error:
+            lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason"]
+            raise AtgnnError(
+                f"the Ray cluster could not go on ({lines[-1].strip()}); what came of it is kept: "
+                "set it right, and --resume goes on"
+            ) from None
         finally:
             if ours:
                 ray.shutdown()
 
     def _connect(self, ray: Any) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone unasked
         try:
             ray.init(
                 address=None if self.address == "local" else self.address,
@@ -71,7 +79,7 @@ class RayWorkers:
                 logging_level="ERROR",
                 include_dashboard=False if self.address == "local" else None,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Ray has no exception of its own for this
             detail = (str(error).splitlines() or ["no answer"])[0]
             raise ConfigError(
                 f"no Ray cluster at {self.address!r} ({detail}): start one with `ray start --head`,"
@@ -81,6 +89,7 @@ class RayWorkers:
     def _rows(self, ray: Any, sounds: Sequence[Sound]) -> Iterator[Any]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told in one line
         machines = [node for node in ray.nodes() if node["Alive"]]
         workers = min(self.workers or len(machines), -(-len(sounds) // BLOCK))
         graphics = ray.cluster_resources().get("GPU", 0) >= workers
@@ -95,7 +104,6 @@ class RayWorkers:
                 concurrency=workers,
                 num_cpus=1,
                 num_gpus=1 if graphics else 0,
-                scheduling_strategy="SPREAD",
             )
         )
         for table in rows.iter_batches(batch_format="pyarrow", batch_size=None):
