@@ -26,9 +26,10 @@ from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.heard import Heard
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN
+from atgnn.model.beside import LabelsBeside
 from atgnn.model.digest import weights_digest
 from atgnn.model.label import LabelBranch
-from atgnn.networks import Network, NetworkConfig, empty_network
+from atgnn.networks import Network, NetworkConfig, base_labels, empty_network
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -216,7 +217,13 @@ class Checkpoint:
     def scores(self, logits: Tensor) -> Tensor:
         """Logits of the model (..., L) to scores from 0 to 1: calibration, then the activation."""
         logits = self._calibrated(logits)
-        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
+        if self.activation == "softmax":
+            return logits.softmax(-1)
+        # Vector instructions round otherwise than what is left over at a row's end: labels of packs
+        # apart, so that the model's own score the same in every bit with them and without.
+        own = base_labels(self.model)
+        parts = logits.split([own, logits.shape[-1] - own], dim=-1)
+        return torch.cat([part.contiguous().sigmoid() for part in parts], dim=-1)
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """Logits of the model (..., L) to ``ln(p / (1 - p))`` of the scores p, (..., L).
@@ -250,6 +257,11 @@ class Checkpoint:
         A folder that holds other files is refused.
         """
         folder = Path(folder)
+        if isinstance(self.model, LabelsBeside):
+            raise CheckpointError(
+                "this model has labels of packs beside its own: save it without them, they are in "
+                "their packs"
+            )
         if folder.exists() and (not folder.is_dir() or _foreign(folder)):
             raise CheckpointError(
                 f"{folder} exists and is not a checkpoint: choose another name, nothing was written"

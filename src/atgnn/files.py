@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from atgnn.errors import AtgnnError
 
 __all__ = [
     "appending",
+    "cache_folder",
     "check_new",
     "content_digest",
     "lock",
@@ -24,6 +26,18 @@ __all__ = [
     "write_rows",
     "write_text",
 ]
+
+
+def cache_folder(name: str) -> Path:
+    """Where we keep what can be made again, one folder for each kind of thing.
+
+    RuntimeError for a user without a home.
+    """
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "atgnn" / name
 
 
 @contextmanager

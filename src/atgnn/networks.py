@@ -20,6 +20,7 @@ from atgnn.model.inference import InferenceModel
 __all__ = [
     "Network",
     "NetworkConfig",
+    "base_labels",
     "build",
     "empty_network",
     "for_inference",
@@ -92,6 +93,11 @@ def for_inference(network: Network, dtype: torch.dtype = torch.float32) -> Infer
     if isinstance(network, LabelsBeside):
         return inference.for_inference_beside(network, dtype)
     return inference.for_inference(network, dtype)
+
+
+def base_labels(network: Network) -> int:
+    """How many labels a network has without those of packs."""
+    return (network.network if isinstance(network, LabelsBeside) else network).config.num_labels
 
 
 def measure_cost(config: ModelConfig | EfficientNetLiteConfig, frames: int = 1024) -> cost.Cost:

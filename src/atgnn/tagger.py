@@ -31,6 +31,7 @@ from atgnn.errors import AtgnnError, AudioError, ConfigError
 from atgnn.model.graphs import CapturedModel
 from atgnn.model.inference import best_dtype
 from atgnn.networks import for_inference
+from atgnn.packs import LabelPack, with_packs
 from atgnn.tags import Failure, Selector, Tagging, check_choice, printable
 
 __all__ = ["BandWarning", "Excerpt", "Piece", "Scores", "Tagger", "choose_device", "choose_dtype"]
@@ -152,6 +153,7 @@ class Tagger:
         name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
         device: str | torch.device | None = None,
         precision: str = "float32",
+        packs: Iterable[LabelPack | str | os.PathLike[str]] = (),
         **hub: Any,
     ) -> Tagger:
         """A tagger from a shipped model, a checkpoint folder or a hub repository.
@@ -159,15 +161,18 @@ class Tagger:
         `device` is "cpu", "cuda", "cuda:1", "mps" or "auto" (also None): an accelerator where
         there is one. `precision` is "float32", "bfloat16", "float16" or "auto", the fastest that
         the device is made for; scores in bfloat16 differ by some thousandths, at most by a few
-        hundredths (`tests/test_precision.py`). Further
-        arguments go to `Checkpoint.from_pretrained`.
+        hundredths (`tests/test_precision.py`). `packs`
+        are label packs (`atgnn.packs`), whose labels come after the model's own and leave the
+        scores of those as they are. Further arguments go to `Checkpoint.from_pretrained`.
 
         Raises:
-            CheckpointError: no such model, or it is damaged.
+            CheckpointError: no such model or pack, it is damaged, or a pack is another model's.
+            LabelError: a pack has a label that the model or another pack has.
             ConfigError: no such device.
         """
         device = choose_device(device)
-        return cls(Checkpoint.from_pretrained(name_or_path, **hub), device, precision)
+        checkpoint = with_packs(Checkpoint.from_pretrained(name_or_path, **hub), packs)
+        return cls(checkpoint, device, precision)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ __all__ = [
     "models_table",
     "say",
     "show_warnings",
+    "sounds_in",
     "tracked",
     "transfers",
 ]
@@ -93,6 +94,16 @@ def expand(paths: Iterable[str]) -> Iterator[str | AtgnnError]:
                 yield os.path.join(path, os.path.relpath(sound, path))
         except AtgnnError as error:
             yield error
+
+
+def sounds_in(paths: Iterable[str]) -> list[str]:
+    """As `expand`, all at once; raises where a folder is not there or holds no sound."""
+    found = []
+    for item in expand(paths):
+        if isinstance(item, AtgnnError):
+            raise item
+        found.append(item)
+    return found
 
 
 class _Output(Console):

@@ -37,6 +37,7 @@ class RayWorkers:
             one here.
         workers: how many; None is one on each machine.
         device, precision, batch_size: of every worker.
+        packs: files of label packs; they must be there on every machine.
     """
 
     model: str
@@ -46,6 +47,7 @@ class RayWorkers:
     device: str | None = None
     precision: str = "float32"
     batch_size: int | None = None
+    packs: tuple[str, ...] = ()
 
     def __call__(self, sounds: Sequence[Sound]) -> Generator[Any, None, None]:
         """A row (a record batch of one) for every recording, as they come.
@@ -116,7 +118,9 @@ class _Worker:
 
     def __init__(self, task: RayWorkers) -> None:
         self.task = task
-        self.tagger = Tagger.from_pretrained(task.model, task.device, task.precision)
+        self.tagger = Tagger.from_pretrained(
+            task.model, task.device, task.precision, packs=task.packs
+        )
 
     def __call__(self, table: Any) -> Any:
         sounds = [

@@ -10,6 +10,7 @@ or used; 130 stopped with Ctrl-C.
 from atgnn.cli.base import app
 from atgnn.cli import tagging, explaining, archives, information, prepare, scenes  # noqa: F401
 from atgnn.cli import training, pretraining  # noqa: F401
+from atgnn.cli import learning  # noqa: F401
 from atgnn.cli import scores, enhancing, averages, evaluation  # noqa: F401
 
 # isort: on

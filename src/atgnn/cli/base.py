@@ -20,6 +20,7 @@ __all__ = [
     "FoldOption",
     "ForceOption",
     "ModelOption",
+    "PackOption",
     "PrecisionOption",
     "SplitOption",
     "app",
@@ -95,6 +96,12 @@ PrecisionOption = Annotated[
 BatchOption = Annotated[
     int | None,
     typer.Option(min=1, help="Windows that go through the network together."),
+]
+PackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pack", metavar="PACK", help="Labels of `atgnn learn` for this model; may be repeated."
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 FoldOption = Annotated[int | None, typer.Option(help="Only this fold.")]

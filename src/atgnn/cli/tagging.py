@@ -1,5 +1,6 @@
 """``atgnn tag``."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from atgnn.cli.base import (
     DeviceOption,
     ForceOption,
     ModelOption,
+    PackOption,
     PrecisionOption,
     app,
     grouped,
@@ -29,6 +31,7 @@ def tag(
         ),
     ],
     model: ModelOption = None,
+    pack: PackOption = None,
     top: Annotated[
         int | None,
         typer.Option(min=1, help="The best so many labels."),
@@ -89,7 +92,7 @@ def tag(
 
         show_warnings()
         name = DEFAULT_MODEL if model is None else model
-        tagger = Tagger.from_pretrained(name, device, precision)
+        tagger = Tagger.from_pretrained(name, device, precision, packs=pack or ())
     if archive is not None:
         settings = archives.settings_of(top, threshold, ancestors, events)
         archives.tag_folder(
@@ -107,6 +110,7 @@ def tag(
                 device=device,
                 precision=precision,
                 batch_size=batch_size,
+                packs=tuple(os.path.abspath(one) for one in pack or ()),
             ),
             resume=resume,
             force=force,

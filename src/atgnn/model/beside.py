@@ -9,7 +9,7 @@ Larger matrices are multiplied in another order. So new labels are not appended 
 take the same way after them: what the old ones compute is the same in every bit.
 
 B batch, S old labels, N new labels, P label blocks, D width of labels, H width of the head,
-C channels of all stages together.
+E numbers of the summary.
 """
 
 from typing import Any, NamedTuple
@@ -23,15 +23,27 @@ from atgnn.model.config import ModelConfig
 from atgnn.model.label import LabelBlock, LabelBranch, LabelLevel, read_out
 from atgnn.model.layers import Patches, check_input, spread_of
 
-__all__ = ["Heard", "LabelsBeside", "NewLabels", "heard", "label_levels", "new_states", "summary"]
+__all__ = [
+    "Heard",
+    "LabelsBeside",
+    "NewLabels",
+    "heard",
+    "label_levels",
+    "new_states",
+    "stage_ends",
+    "summary",
+]
+
+
+BANDS = 4
 
 
 class NewLabels(nn.Module):
     """All weights of N new labels.
 
-    Beside what an old label has, a new one reads a summary of the sound, the mean and deviation of
-    each stage's patch nodes: the hidden layer of the head was trained to tell the old labels apart
-    and drops what the new ones need.
+    Beside what an old label has, a new one reads a summary of the sound, mean and deviation of each
+    stage's patch nodes in `BANDS` bands of frequency: the hidden layer of the head was trained to
+    tell the old labels apart and drops what new ones need.
     """
 
     def __init__(self, config: ModelConfig, count: int) -> None:
@@ -44,7 +56,7 @@ class NewLabels(nn.Module):
     readout: nn.Parameter  # (N, D)
     head: nn.Parameter  # (N, H)
     bias: nn.Parameter  # (N,)
-    summary: nn.Parameter  # (N, 2 C)
+    summary: nn.Parameter  # (N, E)
 
     def __len__(self) -> int:
         return len(self.bias)
@@ -79,8 +91,16 @@ def shapes(config: ModelConfig, count: int) -> dict[str, tuple[int, ...]]:
         "readout": (count, last),
         "head": (count, config.head_width),
         "bias": (count,),
-        "summary": (count, 2 * sum(config.channels)),
+        "summary": (
+            count,
+            sum(2 * c * n for c, n in zip(config.channels, bands(config), strict=True)),
+        ),
     }
+
+
+def bands(config: ModelConfig) -> list[int]:
+    """How many bands of frequency the summary of each stage has: no more than rows of nodes."""
+    return [min(BANDS, config.grid(1, stage)[0]) for stage in range(len(config.channels))]
 
 
 class Heard(NamedTuple):
@@ -139,11 +159,26 @@ def new_states(found: list[Heard], embedding: Tensor, rows: Tensor) -> Tensor:
     return labels
 
 
-def summary(ends: list[Patches]) -> Tensor:
-    """Mean and deviation of the patch nodes at each stage's end, ``(B, 2 C)``, in float32."""
-    return torch.cat(
-        [spread_of(patches.with_features(at_least_float32(patches.x))) for patches in ends], 1
-    )
+def summary(config: ModelConfig, ends: list[Patches]) -> Tensor:
+    """Mean and deviation of the patch nodes in bands of each stage's end, ``(B, E)`` float32."""
+    parts = []
+    for patches, count in zip(ends, bands(config), strict=True):
+        bands_of = torch.tensor_split(at_least_float32(patches.x), count, dim=1)
+        kept = [None] * count if patches.kept is None else patches.kept.tensor_split(count, dim=1)
+        for x, part in zip(bands_of, kept, strict=True):
+            parts.append(spread_of(Patches(x, patches.lengths, part)))
+    return torch.cat(parts, 1)
+
+
+def stage_ends(config: ModelConfig, levels: list[Patches]) -> list[Patches]:
+    """The ends of stages among what `label_levels` gave."""
+    if len(levels) == len(config.channels):
+        return levels
+    last, ends = -1, []
+    for blocks in config.blocks:
+        last += blocks
+        ends.append(levels[last])
+    return ends
 
 
 class LabelsBeside(nn.Module):
@@ -184,11 +219,12 @@ class LabelsBeside(nn.Module):
         hidden = head.hidden(stages[-1][-1])
         found, label_logits = heard(self.network.label_branch, label_levels(self.network, stages))
         old = head.fc2(hidden) + label_logits
-        new = self.new_logits(hidden, summary([stage[-1] for stage in stages]), found)
+        pooled = summary(self.network.config, [stage[-1] for stage in stages])
+        new = self.new_logits(hidden, pooled, found)
         return torch.cat([old, new.to(old.dtype)], 1)
 
     def new_logits(self, hidden: Tensor, pooled: Tensor, found: list[Heard]) -> Tensor:
-        """``(B, H)``, ``(B, 2 C)`` and what was heard, to ``(B, N)`` in float32 at least."""
+        """``(B, H)``, ``(B, E)`` and what was heard, to ``(B, N)`` in float32 at least."""
         with without_autocast(hidden):
             new: Any = self.new
             out: Tensor = new.bias + at_least_float32(hidden) @ new.head.T + pooled @ new.summary.T

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from atgnn.errors import KernelError
+from atgnn.files import cache_folder
 from atgnn.graph.kernels import plain
 from atgnn.graph.kernels.source import SOURCES, compile_flags, digest
 
@@ -410,15 +411,7 @@ def _example(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
 
 def built_path() -> Path:
     """Where `build` puts the library: named by what it was made from."""
-    return _cache_folder() / f"graph-{digest()}-{sys.platform}-{platform.machine()}.so"
-
-
-def _cache_folder() -> Path:
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "atgnn" / "kernels"
+    return cache_folder("kernels") / f"graph-{digest()}-{sys.platform}-{platform.machine()}.so"
 
 
 def build() -> Path:

@@ -1,0 +1,365 @@
+"""New labels from 1, 5, 10 and 20 clips: ESC-10's classes, taught to models that never knew them.
+
+    python benchmarks/learn/run.py encoders --data SOUNDS --out RUNS [--listened ENCODER]
+    python benchmarks/learn/run.py measure  --data SOUNDS --out RUNS
+    python benchmarks/learn/run.py time     --data SOUNDS --out RUNS
+    python benchmarks/learn/run.py report
+
+What each system heard (`heard.py` has the rules):
+
+- `unheard`: an encoder pre-trained without labels on the sounds of the other three collections that
+  have no label and no author in common with ESC-10, then taught those sounds' labels. It never
+  heard one of the ten classes or one of their authors, nor any clip of ESC-10.
+- `listened`: the same teaching, from an encoder that also listened, without labels, to all clips
+  but those by authors of ESC-10's official fold 2 (benchmarks/pretrain); scored on that fold.
+- `random`: the same network with random weights, whose norms were measured. Same head.
+- `mfcc + svm`: mean and deviation of 20 MFCCs, deviation of their differences; a support vector
+  machine with a radial kernel (C = 10), of all ten classes at once (`among`) or of one (`alone`).
+
+Folds are by author; a label is learned from clips of the other folds. `among`: ten labels at once,
+each with the others' clips as negatives; accuracy is that of the highest score. `alone`: each label
+by itself without any negative, as a user with a handful of clips has it; the others' clips are
+only scored. Features, ridge and steps were chosen on `listened` and fold 2, so that `listened` is
+no test; nothing was chosen on `unheard` and its five folds.
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from heard import FOLDS, draw, esc10, folds_by_author, others
+from scipy.fft import dct
+from sklearn.metrics import average_precision_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from atgnn.background import SAMPLE_RATE, background
+from atgnn.checkpoint import Checkpoint
+from atgnn.data.clips import Clips
+from atgnn.data.store import SCALE, decode
+from atgnn.frontend import FrontEnd, FrontEndConfig
+from atgnn.learn import Lessons, Listener, learn_label, made_by_rule
+from atgnn.learn.fit import Node
+from atgnn.learn.scores import new_logits
+from atgnn.metrics import cluster_interval
+
+RECORD = Path(__file__).with_name("results.csv")
+FIELDS = (
+    "evaluation", "system", "scored", "clips_a_class", "draws",
+    "accuracy", "low", "high", "mean_ap", "recall", "false_alarms",
+)  # fmt: skip
+COUNTS = (1, 5, 10, 20)
+OFFICIAL = 2
+
+
+# ---------------------------------------------------------------------- encoders
+
+
+def encoders(args: argparse.Namespace) -> None:
+    """Train what is to be measured; what is there is kept, what was interrupted goes on."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    table = others(args.data).write(args.out / "others.csv")
+    steps = [f"optim.steps={args.steps}", "optim.warmup_steps=40", "optim.report_every=25"]
+    atgnn("pretrain", [str(table)], args.out / "unheard", steps, "encoder")
+    taught = {
+        "random-model": [
+            "optim.epochs=1", "optim.learning_rate=1e-12", "optim.weight_decay=0",
+            "residual_scale=1.0",
+        ],
+        "unheard-model": [f"init={args.out / 'unheard' / 'encoder'}", "optim.epochs=20"],
+    }  # fmt: skip
+    if args.listened:
+        taught["listened-model"] = [f"init={args.listened}", "optim.epochs=20"]
+    for name, settings in taught.items():
+        atgnn("train", ["everyday", "--clips", str(table)], args.out / name, settings, "model")
+
+
+def atgnn(command: str, given: list[str], out: Path, settings: list[str], result: str) -> None:
+    """One run of ours on one thread."""
+    if (out / result).is_dir():
+        return
+    words = [word for one in settings for word in ("--set", one)]
+    resume = ["--resume"] if (out / "recipe.yaml").is_file() else []
+    line = [sys.executable, "-m", "atgnn", command, *given, "--out", str(out), *words, *resume]
+    subprocess.run(line, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+# ---------------------------------------------------------------------- systems
+
+
+class Ours:
+    """Labels learned beside a model; all clips are listened to once."""
+
+    def __init__(self, model: Path, clips: Clips, cache: Path) -> None:
+        self.checkpoint = Checkpoint.from_pretrained(model)
+        self.listener = Listener.of(self.checkpoint, cache)
+        self.nodes = [self.listener.clip(path) for path in clips.paths]
+        self.rule = made_by_rule(self.listener)
+
+    def among(
+        self, chosen: np.ndarray, labels: np.ndarray, scored: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (scored, labels) and thresholds, each label's negatives the others'."""
+        found = [
+            self.one(chosen[labels == label], chosen[labels != label], scored)
+            for label in np.unique(labels)
+        ]
+        return np.stack([one for one, _ in found], 1), np.array([limit for _, limit in found])
+
+    def one(
+        self, positive: np.ndarray, negative: np.ndarray, scored: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        """Probabilities of the scored clips, and the threshold."""
+        lessons = Lessons(*(tuple(self.nodes[i] for i in rows) for rows in (positive, negative)))
+        pack = learn_label(self.checkpoint, self.listener, "new", lessons, self.rule)
+        windows = [self.nodes[i].windows[0] for i in scored]  # all are under 10 s
+        logits = new_logits(self.listener.network, pack.new_labels(self.checkpoint), windows)
+        return logits[:, 0].sigmoid().numpy(), pack.labels[0].threshold
+
+
+class MfccSvm:
+    """One machine for all classes; alone, one that knows only sounds made by rule beside."""
+
+    def __init__(self, clips: Clips) -> None:
+        waves = [decode(clip, SAMPLE_RATE) * np.float32(SCALE) for clip in clips]
+        self.features = np.stack([mfcc(wave) for wave in waves])
+        self.rule = np.stack([mfcc(wave) for wave in background()])
+
+    def among(
+        self, chosen: np.ndarray, labels: np.ndarray, scored: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Votes of pairs of classes; no threshold is meant for them."""
+        machine = make_pipeline(StandardScaler(), SVC(C=10)).fit(self.features[chosen], labels)
+        votes = machine.decision_function(self.features[scored])
+        return votes, np.full(votes.shape[1], np.nan)
+
+    def one(
+        self, positive: np.ndarray, negative: np.ndarray, scored: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        """Decision values, with zero as their threshold."""
+        assert not len(negative)
+        known = np.concatenate([self.features[positive], self.rule])
+        labels = np.arange(len(known)) < len(positive)
+        machine = make_pipeline(StandardScaler(), SVC(C=10, class_weight="balanced"))
+        machine.fit(known, labels)
+        return machine.decision_function(self.features[scored]), 0.0
+
+
+def mfcc(wave: np.ndarray) -> np.ndarray:
+    """Mean and deviation of 20 cepstral coefficients, deviation of their differences, (60,).
+
+    The mean of the differences is left out: it is the last less the first, and makes things worse.
+    """
+    import torch
+
+    with torch.inference_mode():
+        mel = FrontEnd(FrontEndConfig(hop_ms=20)).log_mel(torch.from_numpy(wave)[None])[0][0]
+    cepstrum = dct(mel.numpy(), norm="ortho", axis=1)[:, :20]
+    change = np.diff(cepstrum, axis=0)
+    return np.concatenate([cepstrum.mean(0), cepstrum.std(0), change.std(0)])
+
+
+# ---------------------------------------------------------------------- measuring
+
+
+def divisions(clips: Clips, kind: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows to learn from and rows to score, by author."""
+    if kind == "five folds by author":
+        folds = folds_by_author(clips)
+        for fold in range(FOLDS):
+            yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        return
+    scored = clips.matching(fold=OFFICIAL)
+    names = np.array([str(name).strip().lower() for name in clips.column("author")])
+    yield np.flatnonzero(~scored & ~np.isin(names, names[scored])), np.flatnonzero(scored)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """All systems that are there and not on record."""
+    clips = esc10(args.data)
+    cache = args.out / "nodes"
+    systems = {
+        "mfcc + svm": (lambda: MfccSvm(clips), ("five folds by author", "official fold 2")),
+        "random": (
+            lambda: Ours(args.out / "random-model" / "model", clips, cache),
+            ("five folds by author", "official fold 2"),
+        ),
+        "unheard": (
+            lambda: Ours(args.out / "unheard-model" / "model", clips, cache),
+            ("five folds by author",),
+        ),
+        "listened": (
+            lambda: Ours(args.out / "listened-model" / "model", clips, cache),
+            ("official fold 2",),
+        ),
+    }
+    for name in args.systems:
+        make, kinds = systems[name]
+        system = make()
+        for kind in kinds:
+            for evaluation in ("among", "alone"):
+                for count in args.counts:
+                    measure_one(system, name, clips, kind, evaluation, count, args.draws)
+    report(args)
+
+
+def measure_one(
+    system: Ours | MfccSvm,
+    name: str,
+    clips: Clips,
+    kind: str,
+    evaluation: str,
+    count: int,
+    draws: int,
+) -> None:
+    """One row of the record."""
+    key = (evaluation, name, kind, str(count))
+    if any(tuple(row[field] for field in FIELDS[:4]) == key for row in rows()):
+        return
+    labels = np.asarray(clips.column("category"), str)
+    classes = np.unique(labels)
+    right, precisions, recalls, alarms = [], [], [], []
+    for known, scored in divisions(clips, kind):
+        for seed in range(draws):
+            chosen = known[draw(labels[known], count, seed)]
+            if evaluation == "among":
+                said, limits = system.among(chosen, labels[chosen], scored)
+            else:
+                parts = [
+                    system.one(chosen[labels[chosen] == label], chosen[:0], scored)
+                    for label in classes
+                ]
+                said, limits = np.stack([one for one, _ in parts], 1), [two for _, two in parts]
+            for place, (label, limit) in enumerate(zip(classes, limits, strict=True)):
+                truth = labels[scored] == label
+                precisions.append(average_precision_score(truth, said[:, place]))
+                recalls.append((said[truth, place] >= limit).mean())
+                alarms.append((said[~truth, place] >= limit).mean())
+            hit = classes[said.argmax(1)] == labels[scored]
+            right += list(zip(scored, hit, strict=True))
+    numbers = dict(zip(FIELDS, (*key, draws), strict=False))
+    numbers |= accuracy(right, clips) if evaluation == "among" else {}
+    for field, values in (
+        ("mean_ap", precisions), ("recall", recalls), ("false_alarms", alarms),
+    ):  # fmt: skip
+        numbers[field] = f"{100 * np.mean(values):.1f}"
+    if isinstance(system, MfccSvm) and evaluation == "among":
+        numbers["recall"] = numbers["false_alarms"] = ""
+    add(numbers)
+    print(numbers, flush=True)
+
+
+def accuracy(right: list[tuple[int, bool]], clips: Clips) -> dict[str, str]:
+    """Share of clips named rightly, 95 % interval from resampling their authors."""
+    found = np.array(sorted({row for row, _ in right}))
+    share = np.array([np.mean([hit for row, hit in right if row == one]) for one in found])
+    names = [str(clips.column("author")[row]).strip().lower() for row in found]
+    interval = cluster_interval(share, names, generator=np.random.default_rng(0))
+    values = (interval.mean, interval.low, interval.high)
+    return {
+        field: f"{100 * value:.1f}"
+        for field, value in zip(("accuracy", "low", "high"), values, strict=True)
+    }
+
+
+def timing(args: argparse.Namespace) -> None:
+    """Seconds on one thread: labels from 5 to 40 clips, first, from cached nodes, head alone."""
+    import shutil
+
+    import torch
+
+    from atgnn.learn import learn
+
+    torch.set_num_threads(1)
+    clips = esc10(args.data)
+    labels = np.asarray(clips.column("category"), str)
+    own = [clips.paths[i] for i in np.flatnonzero(labels == "rooster")]
+    rest = [clips.paths[i] for i in np.flatnonzero(labels != "rooster")]
+    checkpoint = Checkpoint.from_pretrained(args.model)
+    cache = args.out / "timing"
+    print("| clips with and without | first time, s | from cached nodes, s | head again, s |")
+    print("|---|---:|---:|---:|")
+    for positive, negative in ((5, 0), (20, 20), (40, 40)):
+        shutil.rmtree(cache, ignore_errors=True)
+        seconds = []
+        for _ in range(2):
+            begun = time.perf_counter()
+            learned = learn(checkpoint, {"new": own[:positive]}, rest[:negative], cache=cache)
+            seconds.append(time.perf_counter() - begun)
+        listener = Listener.of(checkpoint, cache)
+        begun = time.perf_counter()
+        lessons = Lessons(*(
+            tuple(listener.clip(path) for path in part)
+            for part in (own[:positive], rest[:negative])
+        ))  # fmt: skip
+        weights = learned.pack.weights
+        node = Node(weights["embedding"][0], weights["rows"][0])
+        learn_label(checkpoint, listener, "new", lessons, made_by_rule(listener), node)
+        seconds.append(time.perf_counter() - begun)
+        shown = " | ".join(f"{value:.1f}" for value in seconds)
+        print(f"| {positive} + {negative} | {shown} |", flush=True)
+
+
+# ---------------------------------------------------------------------- record
+
+
+def rows() -> list[dict[str, str]]:
+    """The record."""
+    if not RECORD.is_file():
+        return []
+    with RECORD.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def add(numbers: dict[str, str]) -> None:
+    """Keep a row."""
+    kept = [*rows(), numbers]
+    with RECORD.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+
+
+def report(args: argparse.Namespace) -> None:
+    """The record as tables."""
+    for evaluation in ("among", "alone"):
+        print(f"\n{evaluation}\n\n| {' | '.join(FIELDS[1:])} |\n|{'---|' * len(FIELDS[1:])}")
+        for row in rows():
+            if row["evaluation"] == evaluation:
+                print(f"| {' | '.join(row[field] for field in FIELDS[1:])} |")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    names = {"encoders": encoders, "measure": measure, "time": timing, "report": report}
+    for name, function in names.items():
+        command = commands.add_parser(name, help=(function.__doc__ or "").strip())
+        command.set_defaults(run=function)
+        if function is report:
+            continue
+        command.add_argument("--data", type=Path, required=True, help="folder of the collections")
+        command.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    commands.choices["encoders"].add_argument("--steps", type=int, default=400)
+    commands.choices["encoders"].add_argument("--listened", type=Path, help="an encoder")
+    command = commands.choices["measure"]
+    command.add_argument(
+        "--systems", nargs="+", default=["mfcc + svm", "random", "unheard", "listened"]
+    )
+    command.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    command.add_argument("--draws", type=int, default=2)
+    commands.choices["time"].add_argument("--model", default="everyday-mini")
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

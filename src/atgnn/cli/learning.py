@@ -1,0 +1,98 @@
+"""``atgnn learn``, ``atgnn packs`` and ``atgnn review``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atgnn.cli.base import ForceOption, ModelOption, app
+from atgnn.errors import ClipsError
+
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder for what was heard of clips; by default in the user's cache."),
+]
+
+
+@app.command()
+def learn(
+    label: Annotated[str, typer.Argument(help="Name of the new label.")],
+    clips: Annotated[
+        list[str],
+        typer.Argument(metavar="CLIPS...", help="Sounds that have it: files and folders."),
+    ],
+    out: Annotated[Path, typer.Option(help="The label pack to write.")],
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--not", metavar="CLIPS", help="Sounds that do not have it; may be repeated."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=CLIPS", help="Learn another label too, into the same pack; repeatable."
+        ),
+    ] = None,
+    model: ModelOption = None,
+    pack: Annotated[
+        list[str] | None,
+        typer.Option("--pack", metavar="PACK", help="Packs whose labels go into this one as well."),
+    ] = None,
+    force: ForceOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Teach the model a new label from 5 to 50 clips, in seconds.
+
+    The model stays as it is. Use the pack with `atgnn tag SOUND --pack PACK`.
+    """
+    from atgnn.startup import quick_start
+
+    with quick_start():
+        from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
+        from atgnn.files import check_new
+        from atgnn.learn import learn as teach
+        from atgnn.packs import LabelPack, with_packs
+        from atgnn.terminal import looking, say, show_warnings, sounds_in
+
+        show_warnings()
+        check_new(out, force)
+        checkpoint = Checkpoint.from_pretrained(DEFAULT_MODEL if model is None else model)
+    before = [LabelPack.read(path) for path in pack or ()]
+    positives = {label: sounds_in(clips)}
+    for more in also or ():
+        name, separator, path = more.partition("=")
+        if not separator or not path:
+            raise ClipsError(f"--also {more}: expected LABEL=CLIPS")
+        positives[name] = [*positives.get(name, []), *sounds_in([path])]
+    negatives = sounds_in(others or [])
+    with looking() as progress:
+        learned = teach(
+            with_packs(checkpoint, before), positives, negatives, cache=cache, progress=progress
+        )
+    for failure in learned.failures:
+        say(failure)
+    LabelPack.merged([*before, learned.pack]).write(out, force)
+    for one in learned.pack.labels:
+        typer.echo(one)
+    typer.echo(f"Written to {out}: try `atgnn tag SOUND --pack {out}`")
+    if learned.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def packs(
+    files: Annotated[list[Path], typer.Argument(metavar="PACK...", help="Label packs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Put the labels of all of them into this one.")
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Show what label packs hold, and merge them."""
+    from atgnn.packs import LabelPack
+
+    read = [LabelPack.read(path) for path in files]
+    if out is not None:
+        LabelPack.merged(read).write(out, force)
+    for path, one in zip(files, read, strict=True):
+        typer.echo(f"{path}  for the model {one.model[:12]}")
+        for label in one.labels:
+            typer.echo(f"  {label}")
