@@ -13,6 +13,8 @@ from atgnn.graph import use_backend
 from atgnn.graph.kernels import cpu
 from atgnn.model import ATGNN, ModelConfig, patch
 from atgnn.model.segments import lean, note, once, recalled, run_again, segment
+from atgnn.networks import build
+from atgnn.training import run
 from atgnn.training.recipe import load_recipe
 from atgnn.training.settings import changed_settings
 
@@ -178,6 +180,19 @@ def test_notes_are_recalled_in_order_and_again() -> None:
     assert found == [(False, 0, "noted"), (True, 0, "noted"), (True, 0, "noted")]
     assert once(lambda: 7) == 7  # outside, every time
     assert not run_again()
+
+
+def test_a_run_does_what_its_recipe_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(run, "give_back_freed_memory", lambda: given.append(True))
+    for setting, twice, calls in (("usual", False, 0), ("lean", True, 0), ("least", True, 1)):
+        model = ATGNN(CONFIG)
+        run._spare_memory(load_recipe("folder", [f"memory={setting}"]), model)
+        assert model.encoder.stages[0].blocks[0].ffn.lean is twice
+        assert len(given) == calls
+    other = load_recipe("folder", ["memory=lean", "model.preset=lite0"])
+    with pytest.raises(ConfigError, match="own presets: leave it out for lite0"):
+        run._spare_memory(other, build(other.model_config_for(3)))
 
 
 def test_a_recipe_asks_for_it() -> None:
