@@ -7,11 +7,12 @@ from helpers import LABELS, RATE, sound, tiny_checkpoint
 
 from atgnn import audio
 from atgnn.errors import AudioError, ConfigError, LabelError
-from atgnn.events import Detector, Event, EventSettings, Stream, detect, timelines
-from atgnn.tagger import Tagger
+from atgnn.events import Detector, Event, EventSettings, Stream, curve, detect, timelines
+from atgnn.tagger import Scores, Tagger
 from atgnn.tags import Failure
 
 DOG, BARK, RAIN = (LABELS.index(name) for name in ("Dog", "Bark", "Rain"))
+SECONDS = {"window_s": 1.0, "hop_s": 1.0}
 FINE = EventSettings(window_s=1.0, hop_s=0.3, on=0.55, off=0.45, ancestors=True)
 
 
@@ -63,12 +64,38 @@ def test_windows_that_make_no_sense_are_refused(tagger, window, hop):
         tagger.framing(window, hop)
 
 
+@pytest.mark.parametrize(("window", "hop"), [(2.0, 0.5), (1.0, 0.3), (1.0, 0.7), (3.0, 3.0)])
+@pytest.mark.parametrize("duration", [0.4, 2.0, 7.75])
+def test_a_stretch_is_the_mean_of_the_windows_that_hold_it(window, hop, duration):
+    starts = [0.0]
+    while starts[-1] + window < duration - 1e-9:
+        starts.append(len(starts) * hop)
+    seconds = [min(window, duration - start) for start in starts]
+    rows = np.random.default_rng(0).random((len(starts), 3))
+    scores = Scores(None, rows, np.array(seconds), np.array(starts))
+    found = curve(scores, EventSettings(window_s=window, hop_s=hop))
+    assert found[0].start == 0
+    assert found[-1].end == pytest.approx(duration)
+    for number, stretch in enumerate(found):
+        begin, end = number * hop, (number + 1) * hop
+        assert stretch.start == pytest.approx(begin)
+        assert stretch.end == pytest.approx(min(end, duration))
+        held = [i for i, s in enumerate(starts) if s <= begin + 1e-9 and end <= s + window + 1e-9]
+        away = [abs(starts[i] + window / 2 - (begin + end) / 2) for i in held]
+        weights = [np.cos(np.pi * one / (window + hop)) ** 2 for one in away]
+        expected = np.average(rows[held], axis=0, weights=weights) if held else rows[-1]
+        np.testing.assert_allclose(stretch.scores, expected)
+    assert len(found) == int(np.ceil(duration / hop - 1e-9))
+
+
 # --- from scores to events -------------------------------------------------------------------
 
 
 def events_of(tagger, rows, **settings) -> list[Event]:
     """Events of windows of 1 s, one every second, whose scores are given by label and else 0."""
-    detector = Detector(tagger.checkpoint, EventSettings(**{"on": 0.6, "off": 0.3, **settings}))
+    detector = Detector(
+        tagger.checkpoint, EventSettings(**{**SECONDS, "on": 0.6, "off": 0.3, **settings})
+    )
     events = []
     for second, row in enumerate(rows):
         scores = np.zeros(len(LABELS), np.float32)
@@ -95,7 +122,7 @@ def test_an_event_may_begin_and_end_with_the_recording(tagger):
 
 
 def test_events_are_given_as_soon_as_they_are_certain(tagger):
-    detector = Detector(tagger.checkpoint, EventSettings(on=0.6, gap_s=1.0))
+    detector = Detector(tagger.checkpoint, EventSettings(**SECONDS, on=0.6, gap_s=1.0))
     loud, quiet = np.full(len(LABELS), 0.9), np.zeros(len(LABELS))
     given = [len(detector.add(i, 1.0, row)) for i, row in enumerate([loud, *[quiet] * 5])]
     # A window's stretch is known with the next window; a gap must be longer than 1 s.

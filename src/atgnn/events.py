@@ -1,8 +1,8 @@
 """When something is heard: events with start, end, label and score, from files and from streams.
 
-The recording is heard in overlapping windows. The score of a window stands for its middle, for as
-long as windows step on; the first and the last one also stand for the recording's ends. A label's
-event lasts while its score is at least `off`, if it reaches `on` at least once.
+The recording is heard in overlapping windows. The score of a label from one window's start to the
+next is the mean over the windows that hold this stretch whole, and those count most in whose middle
+it lies. A label's event lasts while its score is at least `off`, if it reaches `on` at least once.
 
 A stream gives the events of the whole file, to the last bit, however it is cut: both pass the same
 resampler, the same windows, in the same batches, and the same `Detector`.
@@ -12,9 +12,11 @@ L labels, N windows of a piece, S samples.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -28,11 +30,14 @@ from atgnn.tagger import Piece, Scores, Taggable, Tagger, not_finite
 from atgnn.tags import Event, Failure, Timeline
 
 __all__ = [
+    "Curve",
     "Detector",
     "Event",
     "EventSettings",
     "Stream",
+    "Stretch",
     "Timeline",
+    "curve",
     "detect",
     "events_in",
     "timelines",
@@ -109,6 +114,74 @@ def _each(given: Threshold | None, names: Sequence[str], default: Any) -> np.nda
 # --- from windows to events ------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a recording, from `start` to `end` seconds, and the scores (L,) there."""
+
+    start: float
+    end: float
+    scores: np.ndarray
+
+
+class Curve:
+    """From the scores of windows, in order, to those of the stretches between windows' starts.
+
+    Stretches follow one another from the start of the recording to its end.
+    """
+
+    def __init__(self, settings: EventSettings) -> None:
+        self._window, self._hop = settings.window_s, settings.hop_s
+        self._held = max(1, math.floor(self._window / self._hop + 1e-6))  # that hold a stretch
+        self._rows: deque[np.ndarray] = deque(maxlen=self._held)
+        self._starts: deque[float] = deque(maxlen=self._held)
+        self._end = 0.0
+
+    def add(self, start: float, seconds: float, scores: np.ndarray) -> list[Stretch]:
+        """The next window; the stretch that ends where it begins."""
+        out = []
+        if self._starts:
+            out.append(self._stretch(self._starts[-1], start))
+        self._rows.append(scores)
+        self._starts.append(start)
+        self._end = start + seconds
+        return out
+
+    def finish(self) -> list[Stretch]:
+        """From the start of the last window to the end of the recording."""
+        if not self._starts:
+            return []
+        last, count = self._starts[-1], 0
+        out = []
+        while (start := last + count * self._hop) < self._end - 1e-9:
+            count += 1
+            out.append(self._stretch(start, last + count * self._hop))
+        out[-1] = replace(out[-1], end=self._end)
+        self._starts.clear()
+        self._rows.clear()
+        return out
+
+    def _stretch(self, start: float, end: float) -> Stretch:
+        middle = start + self._hop / 2 - self._window / 2  # of it, as the start of a window
+        starts = np.array(self._starts)
+        away = np.abs(starts - middle) / (self._window + self._hop)
+        weights = np.where(away < 0.5, np.cos(np.pi * away) ** 2, 0.0)
+        weights[starts < end - self._window - 1e-6] = 0  # windows that end within it
+        if not weights.any():
+            weights[-1] = 1.0
+        return Stretch(start, end, weights @ np.array(self._rows) / weights.sum())
+
+
+def curve(scores: Scores, settings: EventSettings) -> list[Stretch]:
+    """The course of all labels over a recording whose windows have been scored.
+
+    The windows must be those of the settings, see `Tagger.score_many`.
+    """
+    made = Curve(settings)
+    rows = zip(scores.starts.tolist(), scores.seconds.tolist(), scores.windows, strict=True)
+    stretches = [stretch for row in rows for stretch in made.add(*row)]
+    return stretches + made.finish()
+
+
 @dataclass
 class _Run:
     """A stretch of one label, from `start` to `end` seconds, and its highest score."""
@@ -133,45 +206,37 @@ class Detector:
             above = Ontology.audioset().ancestors_within(checkpoint.vocabulary)
         pairs = [(general, special) for special in above for general in above[special]]
         self._below = {general: [b for a, b in pairs if a == general] for general, _ in pairs}
-        self._waiting: tuple[float, float, np.ndarray] | None = None  # of the last window so far
-        self._cell = 0.0  # where the last window's stretch begins
+        self._curve = Curve(settings)
         self._open: dict[int, _Run] = {}  # at least `off` up to now
         self._closed: dict[int, _Run] = {}  # an event, unless the next one is near enough to join
         self._past: dict[int, list[_Run]] = {}  # events that may cover one of a more general label
 
     def add(self, start: float, seconds: float, scores: np.ndarray) -> list[Event]:
         """The next window: its place in seconds, its scores (L,). The events that are now over."""
-        events: list[Event] = []
-        if self._waiting is not None:
-            # The window's middle, for one step; the windows that follow may be cut off at the end.
-            before, full, old = self._waiting
-            border = start + (full - (start - before)) / 2
-            events = self._stretch(border, old)
-        self._waiting = (start, seconds, scores)
-        return events
+        return [
+            event
+            for stretch in self._curve.add(start, seconds, scores)
+            for event in self._heard(stretch)
+        ]
 
     def finish(self) -> list[Event]:
         """The recording has ended: all that is left."""
-        if self._waiting is None:
-            return []
-        start, seconds, scores = self._waiting
-        self._waiting = None
-        events = self._stretch(start + seconds, scores)
+        events = [event for stretch in self._curve.finish() for event in self._heard(stretch)]
         for label in sorted(self._open):
             self._end(label, self._open[label])
         self._open.clear()
         return events + self._released(np.inf)
 
-    def _stretch(self, end: float, scores: np.ndarray) -> list[Event]:
-        """From where the last stretch ended to `end`, labels have these scores."""
-        start, self._cell = self._cell, end
-        loud = set(np.flatnonzero(scores >= self._off).tolist())
+    def _heard(self, stretch: Stretch) -> list[Event]:
+        """The next stretch of the recording."""
+        loud = set(np.flatnonzero(stretch.scores >= self._off).tolist())
         for label in [label for label in self._open if label not in loud]:
             self._end(label, self._open.pop(label))
         for label in loud:
-            run = self._open.setdefault(label, _Run(start, end, 0.0))
-            run.end, run.score = end, max(run.score, float(scores[label]))
-        return self._released(end)
+            score = float(stretch.scores[label])
+            run = self._open.setdefault(label, _Run(stretch.start, stretch.end, score))
+            run.end, run.score = stretch.end, max(run.score, score)
+        return self._released(stretch.end)
 
     def _end(self, label: int, run: _Run) -> None:
         """A stretch is over: it is an event if it was loud enough, perhaps one with the last."""
@@ -198,7 +263,7 @@ class Detector:
             for label, run in over
             if not self._implied(label, run)
         ]
-        self._forget()
+        self._forget(now)
         return events
 
     def _implied(self, label: int, event: _Run) -> bool:
@@ -217,10 +282,10 @@ class Detector:
             reached = max(reached, end)
         return covered >= COVERED * (event.end - event.start)
 
-    def _forget(self) -> None:
+    def _forget(self, now: float) -> None:
         """Drop past events that no event of a more general label still to come can overlap."""
         going = [run.start for some in (self._open, self._closed) for run in some.values()]
-        since = min([*going, self._cell])
+        since = min([*going, now])
         for label, runs in list(self._past.items()):
             self._past[label] = [run for run in runs if run.end > since]
             if not self._past[label]:
