@@ -18,6 +18,7 @@ to benchmarks/test_fold_looks.csv.
 import argparse
 import csv
 import datetime
+import functools
 import itertools
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,11 @@ class Fold:
         return {name: one.duration for name, one in self.scores.items()}
 
 
+def plan(name: str) -> EventSettings:
+    """The settings called so, before thresholds are chosen."""
+    return EventSettings(ancestors=True, **SETTINGS[name])
+
+
 def after(fold: int) -> int:
     """The fold on whose scenes the thresholds for another are chosen."""
     return fold % len(FOLDS) + 1
@@ -121,8 +127,10 @@ def scenes(data: Path, fold: int, out: Path) -> Path:
     return folder
 
 
-def heard(data: Path, fold: int, out: Path, settings: EventSettings) -> Fold:
-    """Score a fold's scenes."""
+@functools.cache
+def heard(data: Path, fold: int, out: Path, name: str) -> Fold:
+    """Score a fold's scenes; they serve as test scenes of one fold and to choose for another."""
+    settings = plan(name)
     folder = scenes(data, fold, out)
     events = pandas.read_csv(folder / "events.csv")
     paths = sorted((folder / "audio").glob("*.flac"))
@@ -201,9 +209,9 @@ def measured(data: Path, fold: int, out: Path, name: str) -> dict[str, Any]:
     """All figures of one fold."""
     from sed_scores_eval import intersection_based
 
-    settings = EventSettings(ancestors=True, **SETTINGS[name])
-    tuned = chosen(heard(data, after(fold), out, settings), settings)
-    own = heard(data, fold, out, settings)
+    settings = plan(name)
+    tuned = chosen(heard(data, after(fold), out, name), settings)
+    own = heard(data, fold, out, name)
     lines, where = curves(own, settings), (own.truth, own.durations)
     psds1 = intersection_based.psds(lines, *where, **PSDS1, max_efpr=100.0)[0]
     psds2 = intersection_based.psds(lines, *where, **PSDS2, max_efpr=100.0)[0]
