@@ -35,13 +35,12 @@ def recorded(checkpoint: Checkpoint, mel: torch.Tensor) -> tuple[list, list, tor
         rows, columns = x.shape[1:3]
         pooled, _ = pool_nodes(x, module.ratio)
         near = nearest_neighbours(
-            x.flatten(1, 2), pooled.flatten(1, 2), module.k, module.dilation, bias=position
+            x.flatten(1, 2), pooled.flatten(1, 2), module.k, module.dilation, bias=position.dense()
         )
         graphs.append(((rows, columns), pooled.shape[1:3], near[0]))
 
     def on_labels(module: PatchLabelGraph, args: tuple, output: object) -> None:
-        l_i, x_j, mask = args
-        labels.append(nearest_neighbours(l_i, x_j, module.k, candidate_mask=mask)[0])
+        labels.append(module.drawn(*args)[1][0])
 
     hooks = [
         module.register_forward_hook(on_patches if isinstance(module, Grapher) else on_labels)
@@ -55,11 +54,11 @@ def recorded(checkpoint: Checkpoint, mel: torch.Tensor) -> tuple[list, list, tor
     return graphs, labels, scores
 
 
-def centre(index: int, grid: tuple[int, int], frames: int, bins: int) -> tuple[float, float]:
-    """Frame and bin at the middle of a node."""
-    rows, columns = grid
-    row, column = divmod(index, columns)
-    return (column + 0.5) * frames / columns, (row + 0.5) * bins / rows
+def centre(index: int, grid: tuple[int, int], bins: int) -> tuple[float, float]:
+    """Frame and bin on which a node is centred (see `atgnn.model.geometry`)."""
+    row, column = divmod(index, grid[1])
+    stride = bins / grid[0]
+    return column * stride, row * stride
 
 
 def draw(checkpoint: Checkpoint, sound: Path, out: Path) -> None:
@@ -84,17 +83,21 @@ def draw(checkpoint: Checkpoint, sound: Path, out: Path) -> None:
     grids = list(dict.fromkeys(grid for grid, _, _ in graphs))
     for number, grid in enumerate(grids):
         (cells, near), colour = stages[grid], colours[number]
-        node = (loudest[1] * grid[0] // bins) * grid[1] + loudest[0] * grid[1] // frames
-        x, y = centre(node, grid, frames, bins)
+        row, column = (round(place * grid[0] / bins) for place in loudest[::-1])
+        node = min(row, grid[0] - 1) * grid[1] + min(column, grid[1] - 1)
+        x, y = centre(node, grid, bins)
         for index in near[node].tolist():
-            to = centre(index, cells, frames, bins)
+            to = centre(index, cells, bins)
             axes[0].plot([x, to[0]], [y, to[1]], color=colour, lw=1.3, marker="o", ms=4)
         axes[0].plot(x, y, "o", ms=9, color=colour, mec="white", label=f"stage {number + 1}")
         height, width = bins / grid[0], frames / grid[1]
         for index in labels[number][best].tolist():
-            x, y = centre(index, grid, frames, bins)
+            x, y = centre(index, grid, bins)
             box = (x - width / 2, y - height / 2)
             axes[1].add_patch(plt.Rectangle(box, width, height, fill=False, ec=colour, lw=1.5))
+    for axis in axes:
+        axis.set_xlim(0, frames)
+        axis.set_ylim(0, bins)
     axes[0].legend(loc="upper right", framealpha=0.6)
     axes[0].set_title("a patch and its neighbours, first block of each stage", fontsize=11)
     name = checkpoint.vocabulary.names[best]

@@ -181,7 +181,7 @@ class _Opened:
             label=checkpoint.vocabulary.names[label],
             score=float(checkpoint.scores(examination.logits)[label]),
             window=place,
-            from_labels=examination.from_labels(label),
+            from_labels=examination.from_labels[label],
             regions=regions,
             covered=sum(region.weight for region in regions),
             edges=_edges(examination, grid, label),

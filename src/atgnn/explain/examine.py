@@ -136,15 +136,18 @@ class Examination:
         effects: np.ndarray = (whole - self.without_labels([*range(count)])).cpu().numpy()
         return effects
 
-    @torch.no_grad()
-    def from_labels(self, label: int) -> float | None:
-        """The part of a label's logit that is read from its node; None where it has none here."""
-        branch = self.examiner.label_branch
-        if branch is None or label >= len(branch.embedding):
-            return None
-        fast = self.examiner.fast
-        logits = fast.label_branch(fast.encoder.through(self.nodes))
-        return float(logits[0, label])
+    @cached_property
+    def from_labels(self) -> list[float | None]:
+        """The part of each label's logit that is read from its node; None where it has none here.
+
+        Labels beside the model's own have none.
+        """
+        count, fast = len(self.logits), self.examiner.fast
+        if self.examiner.label_branch is None:
+            return [None] * count
+        with torch.no_grad():
+            logits = fast.label_branch(fast.encoder.through(self.nodes))[0].tolist()
+        return [*logits, *[None] * (count - len(logits))]
 
     @torch.no_grad()
     def without_labels(self, removed: list[int]) -> Tensor:
