@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -202,7 +204,8 @@ def test_the_search_finds_what_is_needed(size):
     needed.ravel()[random.choice(needed.size, size, replace=False)] = True
     judge = lambda sets: (sets & needed).sum((1, 2)) - size + 0.5  # noqa: E731
     search = Search(judge, needed.shape, 0.0)
-    kept = smallest_set(search, needed + random.normal(0, 0.6, needed.shape))
+    guess = needed + random.normal(0, 0.6, needed.shape)
+    kept = smallest_set(search, np.argsort(-guess.ravel()))
     assert np.array_equal(kept, needed)
 
 
@@ -210,7 +213,7 @@ def test_a_search_that_misleading_weights_begin_still_holds():
     needed = np.zeros((5, 16), dtype=bool)
     needed[4, 15] = needed[0, 3] = True
     search = Search(lambda sets: (sets & needed).sum((1, 2)) - 1.5, needed.shape, 0.0)
-    kept = smallest_set(search, -needed.astype(float))
+    kept = smallest_set(search, np.argsort(needed.ravel(), kind="stable"))
     assert search.stands([np.flatnonzero(kept)]).all()
     assert needed[kept].sum() == 2
 
@@ -584,3 +587,35 @@ def test_writing_into_nowhere_is_one_line(run, tmp_path):
     assert result.exit_code == 2
     assert "cannot be written" in result.output
     assert issubclass(ConfigError, AtgnnError)
+
+
+PROBE = """
+<script>addEventListener('load',function(){
+var said=[],tabs=document.querySelectorAll('[role=tab]'),
+shown=function(){return [].filter.call(document.querySelectorAll('[role=tabpanel]'),
+function(p){return !p.hidden}).map(function(p){return p.id}).join('+')};
+said.push(shown());
+tabs[0].dispatchEvent(new KeyboardEvent('keydown',{key:'ArrowRight',bubbles:true}));
+said.push(shown()+' '+document.activeElement.id);
+tabs[0].click();said.push(shown()+' '+tabs[0].getAttribute('aria-selected'));
+var played=[];HTMLMediaElement.prototype.play=function(){played.push(this.currentTime)};
+var region=document.querySelector('#label-0 .hear'),start=region.dataset.start;region.click();
+said.push(played.length+' at '+(Math.abs(played[0]-start)<0.05));
+said.push(document.documentElement.scrollWidth<=innerWidth?'fits':'too wide');
+document.body.textContent='said: '+said.join(' | ')})</script>
+"""
+
+
+def test_the_page_works_by_click_and_by_keyboard_and_fits_a_phone(tagger, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    page = to_html(explain(tagger, (sound(2), RATE), ["Dog", "Rain"], search=False))
+    assert "Dog" in page
+    path = tmp_path / "page.html"
+    path.write_text(page.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--window-size=500,900", f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    said = shown.split("said: ")[1].split("<")[0].split(" | ")
+    assert said == ["label-0", "label-1 tab-1", "label-0 true", "1 at true", "fits"]

@@ -17,7 +17,6 @@ new scenes of the fold, by every method of `methods.py` or those named, and with
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,7 @@ from atgnn.data.scenes import Event, Ingredients, Scene, Scenes, SceneSettings, 
 from atgnn.data.scenes.choosing import parse_range
 from atgnn.data.waveforms import Waveforms
 from atgnn.explain.examine import Examination, Examiner
+from atgnn.files import write_rows
 from atgnn.metrics import evaluate_scores
 from atgnn.model import ATGNN
 from atgnn.model.atgnn import initialise
@@ -115,6 +115,7 @@ def measure(args: argparse.Namespace) -> None:
     blank = Examiner(untrained(checkpoint, scenes, args.device))
     rows: list[dict[str, Any]] = []
     events = heard = 0
+    place = args.out / f"{args.name}-fold{args.fold}-{args.first}.csv"
     for number in range(args.first, len(scenes), args.every):
         scene = scenes[number]
         mel = spectrogram(examiner, scene, args.device)
@@ -131,12 +132,9 @@ def measure(args: argparse.Namespace) -> None:
             names = [name for name in UNTRAINED if not args.method or name in args.method]
             plain = rows_of(blank.examine(mel), label, event, scene, names, curved=False)
             rows += [{**where, **row, "method": f"{row['method']}, untrained"} for row in plain]
+        if rows:
+            write_rows(place, [list(rows[0]), *(list(row.values()) for row in rows)])
         print(f"scene {number}: {heard} of {events} events heard", file=sys.stderr, flush=True)
-    place = args.out / f"{args.name}-fold{args.fold}-{args.first}.csv"
-    with place.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
     print(json.dumps({"file": str(place), "events": events, "heard": heard}))
 
 

@@ -186,8 +186,24 @@ class _Opened:
             covered=sum(region.weight for region in regions),
             edges=_edges(examination, grid, label),
             influences=_influences(examination, label),
-            sufficient=_sufficient(examination, grid, label, weights) if search else None,
+            sufficient=self._sufficient(label, weights) if search else None,
         )
+
+    def _sufficient(self, label: int, weights: np.ndarray) -> Sufficient | None:
+        """The smallest set found for a label whose evidence is `weights` (F, T)."""
+        if not weights.any():
+            return None
+        examination = self.examination
+        limit = decision_limit(examination.examiner.checkpoint, examination.logits, label)
+        search = Search.of(examination, label, math.log(limit / (1 - limit)))
+        # Where there is no evidence, go by what is lost without the node.
+        order = np.lexsort((-self.removed[..., label].ravel(), -weights.ravel()))
+        kept = smallest_set(search, order)
+        alone, rest = torch.from_numpy(np.stack([kept, ~kept]))
+        score = _score(examination.log_odds(alone[None])[0, label])
+        without = _score(examination.log_odds(rest[None])[0, label]) if rest.any() else 0.0
+        regions = regions_of(self.grid, kept.astype(float), kept)
+        return Sufficient(int(kept.sum()), kept.size, limit, score, without, regions)
 
 
 def _bands(config: FrontEndConfig) -> np.ndarray:
@@ -234,21 +250,6 @@ def _influences(examination: Examination, label: int) -> tuple[Influence, ...]:
         if other != label
     ]
     return tuple(sorted(found, key=lambda one: -abs(one.effect)))
-
-
-def _sufficient(
-    examination: Examination, grid: Grid, label: int, weights: np.ndarray
-) -> Sufficient | None:
-    if not (weights > 0).any():
-        return None
-    limit = decision_limit(examination.examiner.checkpoint, examination.logits, label)
-    search = Search.of(examination, label, math.log(limit / (1 - limit)))
-    kept = smallest_set(search, weights)
-    alone, rest = torch.from_numpy(np.stack([kept, ~kept]))
-    score = _score(examination.log_odds(alone[None])[0, label])
-    without = _score(examination.log_odds(rest[None])[0, label]) if rest.any() else 0.0
-    regions = regions_of(grid, kept.astype(float), kept)
-    return Sufficient(int(kept.sum()), kept.size, limit, score, without, regions)
 
 
 def _score(log_odds: torch.Tensor) -> float:

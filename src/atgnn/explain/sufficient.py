@@ -1,8 +1,8 @@
 """The smallest set of patch nodes that carries a decision, found by removing the others.
 
 Every set that is tried is scored by the real network with all other nodes removed. The search goes
-by what the nodes gave (`contributions`), first of all by how many of the best are enough, then by
-what can still be left out; it finds a small set from which no tried part could be spared, not
+by the evidence in the nodes (`contributions`): first, how many of the best are enough, then, what
+can still be left out; it finds a small set from which no tried part could be spared, not
 always the smallest there is.
 
 F x T nodes of the first stage, B sets of nodes.
@@ -62,17 +62,16 @@ class Search:
         return held
 
 
-def smallest_set(search: Search, weights: np.ndarray) -> np.ndarray:
-    """Nodes (F, T) that carry the decision by themselves; `weights` (F, T) say where to begin.
+def smallest_set(search: Search, order: np.ndarray) -> np.ndarray:
+    """Nodes (F, T) that carry the decision by themselves, bool.
 
-    All nodes together have to carry it.
+    `order` holds the flat indices of all nodes, those first that are likely to be needed. All nodes
+    together have to carry the decision.
     """
-    order = np.argsort(-weights.ravel(), kind="stable")
-    chosen = order[: _enough(search, order)]
-    chosen = _spared(search, chosen)
+    chosen = _spared(search, order[: _enough(search, order)])
     kept = np.zeros(order.shape, dtype=bool)
     kept[chosen] = True
-    return kept.reshape(weights.shape)
+    return kept.reshape(search.shape)
 
 
 def _enough(search: Search, order: np.ndarray) -> int:
@@ -119,11 +118,10 @@ def _spared(search: Search, chosen: np.ndarray) -> np.ndarray:
 
 def _without(search: Search, chosen: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
     """Without as many of the parts, in order, as can be spared together; each can alone."""
-    left, count = chosen, 1
+    count = 1
     tried = [np.setdiff1d(chosen, np.concatenate(parts[: n + 1]), True) for n in range(len(parts))]
     tried = [one for one in tried if len(one)]
     held = search.stands(tried[1 : TRIES + 1]) if len(tried) > 1 else np.zeros(0, bool)
     while count <= len(held) and held[count - 1]:
         count += 1
-    left = tried[count - 1]
-    return chosen[np.isin(chosen, left)]
+    return tried[count - 1]
