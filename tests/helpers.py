@@ -68,3 +68,16 @@ def write(path: Path, samples: np.ndarray | None = None, rate: int = RATE, **opt
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, sound(1) if samples is None else samples, rate, **options)
     return path
+
+
+def sparse_wav(path: Path, seconds: int, rate: int, channels: int) -> None:
+    """A silent 16-bit WAV file that takes no disk space."""
+    frame = 2 * channels
+    size = seconds * rate * frame
+    words = [(b"RIFF", size + 36), (b"WAVEfmt ", 16)]
+    header = b"".join(mark + number.to_bytes(4, "little") for mark, number in words)
+    for number, width in ((1, 2), (channels, 2), (rate, 4), (rate * frame, 4), (frame, 2), (16, 2)):
+        header += number.to_bytes(width, "little")
+    with path.open("wb") as handle:
+        handle.write(header + b"data" + size.to_bytes(4, "little"))
+        handle.truncate(44 + size)

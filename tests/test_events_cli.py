@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, sound, tiny_checkpoint, write
+from helpers import RATE, sound, sparse_wav, tiny_checkpoint, write
 from typer.testing import CliRunner
 
 from atgnn import formats
@@ -21,6 +21,7 @@ from atgnn.tagger import Tagger
 
 ATGNN = [sys.executable, "-c", "from atgnn.cli import main; main()"]
 EVENTS = ("--events", "--window", 1, "--hop", 0.3, "--on", 0.55, "--off", 0.45, "--ancestors")
+LONG = ("--window", "10", "--hop", "10")
 SETTINGS = EventSettings(window_s=1.0, hop_s=0.3, on=0.55, off=0.45, ancestors=True)
 
 
@@ -207,3 +208,24 @@ def test_a_reader_of_the_output_that_leaves_is_no_error(model, sounds):
     with process.stderr as errors:
         assert errors.read() == b""
     assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+def test_ten_hours_take_no_more_memory(model, tmp_path):
+    """An hour of silence and ten: both end, and the peaks differ by less than 100 MB."""
+    peaks = []
+    for hours in (1, 10):
+        path = tmp_path / f"{hours}.wav"
+        sparse_wav(path, seconds=3600 * hours, rate=RATE, channels=1)
+        command = [*ATGNN, "tag", str(path), "--model", model, "--events", "--on", "0", *LONG]
+        how = {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stdout": subprocess.PIPE}
+        with subprocess.Popen([*command, "--off", "0", "--format", "json"], **how) as process:
+            (found,) = formats._read_json(process.stdout.read().decode())
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert found.duration == 3600 * hours
+        assert {(event.start, event.end) for event in found.events} == {(0, 3600 * hours)}
+        peaks.append(usage.ru_maxrss * 1024 / 1e6)
+    assert peaks[1] < 1500
+    assert peaks[1] - peaks[0] < 100

@@ -7,12 +7,11 @@ import sys
 import textwrap
 import threading
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import LABELS, RATE, sound, tiny_checkpoint, write
+from helpers import LABELS, RATE, sound, sparse_wav, tiny_checkpoint, write
 
 import atgnn
 from atgnn import audio
@@ -351,19 +350,6 @@ def test_two_hours_stay_under_a_gigabyte(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert float(run.stdout) < 1000
-
-
-def sparse_wav(path: Path, seconds: int, rate: int, channels: int) -> None:
-    """A silent 16-bit WAV file that takes no disk space."""
-    frame = 2 * channels
-    size = seconds * rate * frame
-    words = [(b"RIFF", size + 36), (b"WAVEfmt ", 16)]
-    header = b"".join(mark + number.to_bytes(4, "little") for mark, number in words)
-    for number, width in ((1, 2), (channels, 2), (rate, 4), (rate * frame, 4), (frame, 2), (16, 2)):
-        header += number.to_bytes(width, "little")
-    with path.open("wb") as handle:
-        handle.write(header + b"data" + size.to_bytes(4, "little"))
-        handle.truncate(44 + size)
 
 
 def test_precision_is_checked_before_it_is_used(tagger):
