@@ -20,7 +20,7 @@ FLOORS = [
     {"encoder", "packs"},
     {"tagger", "doctor"},
     {"events", "explain", "formats", "learn", "scoring"},
-    {"archive"},
+    {"archive", "review"},
     {"calibrate", "evaluate", "prepare", "training"},
     {"terminal"},
     {"cli"},

@@ -446,6 +446,44 @@ def test_a_run_starts_from_a_checkpoint(sounds, finished, tmp_path):
     torch.testing.assert_close(now[name], then[name], rtol=0, atol=1e-6)
 
 
+def test_a_run_keeps_the_encoder_and_the_labels_it_shares(sounds, finished, tmp_path):
+    """One more label: the encoder stays in every bit, shared labels start from their weights."""
+    table = tmp_path / "more.csv"
+    clips = Clips.read(sounds)
+    more = clips.table.copy()
+    more["labels"] = [
+        (*labels, "Whistle") if n % 2 else labels for n, labels in enumerate(more["labels"])
+    ]
+    Clips(more).write(table)
+    recipe = tiny_recipe(
+        table,
+        f"init={finished / 'model'}",
+        "keep_encoder=true",
+        "optim.epochs=2",
+        "optim.learning_rate=0.01",
+        "select=last",
+    )
+    train(recipe, tmp_path / "run")
+    then, now = weights(finished / "model"), weights(tmp_path / "run" / "model")
+    assert all(torch.equal(now[name], then[name]) for name in then if name.startswith("encoder."))
+    assert not torch.equal(
+        now["patch_head.fc1.linear.weight"], then["patch_head.fc1.linear.weight"]
+    )
+    report = (tmp_path / "run" / "init.txt").read_text()
+    names = Checkpoint.from_pretrained(finished / "model").vocabulary.names
+    assert f"{len(names)} labels keep their weights, 1 are new" in report
+
+
+def test_keep_encoder_needs_one(sounds):
+    for changes, message in (
+        (["keep_encoder=true"], "set init"),
+        (["keep_encoder=true", "init=imagenet", "model={preset: lite0}"], "no encoder of patches"),
+        (["keep_encoder=true", "init=x", "select=averaged", "keep_epochs=2"], "average_norms"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tiny_recipe(sounds, *changes)
+
+
 def test_folders_in_use_are_refused(sounds, finished, tmp_path):
     recipe = tiny_recipe(sounds, "select=last")
     with pytest.raises(ConfigError, match="is not empty"):

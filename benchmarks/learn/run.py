@@ -26,6 +26,7 @@ no test; nothing was chosen on `unheard` and its five folds.
 import argparse
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from heard import FOLDS, draw, esc10, folds_by_author, others
 from scipy.fft import dct
 from sklearn.metrics import average_precision_score
@@ -45,10 +47,11 @@ from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, decode
 from atgnn.frontend import FrontEnd, FrontEndConfig
-from atgnn.learn import Lessons, Listener, learn_label, made_by_rule
-from atgnn.learn.fit import Node
-from atgnn.learn.scores import new_logits
+from atgnn.learn import Lessons, Listener, learn, learn_label, made_by_rule
+from atgnn.learn.fit import Examples, Node, fit_head, fit_node, heard_windows
+from atgnn.learn.learning import threshold_of
 from atgnn.metrics import cluster_interval
+from atgnn.model.beside import new_states
 
 RECORD = Path(__file__).with_name("results.csv")
 FIELDS = (
@@ -95,13 +98,18 @@ def atgnn(command: str, given: list[str], out: Path, settings: list[str], result
 
 
 class Ours:
-    """Labels learned beside a model; all clips are listened to once."""
+    """Labels learned beside a model. What does not depend on the label is computed once."""
 
     def __init__(self, model: Path, clips: Clips, cache: Path) -> None:
-        self.checkpoint = Checkpoint.from_pretrained(model)
-        self.listener = Listener.of(self.checkpoint, cache)
-        self.nodes = [self.listener.clip(path) for path in clips.paths]
-        self.rule = made_by_rule(self.listener)
+        listener = Listener.of(Checkpoint.from_pretrained(model), cache)
+        self.network = listener.network
+        nodes = [listener.clip(path).windows[:1] for path in clips.paths]  # all are under 10 s
+        rule = made_by_rule(listener)
+        self.windows = [part[0] for part in [*nodes, *rule]]
+        self.rule = np.arange(len(nodes), len(self.windows))
+        self.batches = heard_windows(self.network, self.windows)
+        self.summary = np.stack([one.summary.numpy() for one in self.windows])
+        self.hidden = np.stack([one.hidden.numpy() for one in self.windows])
 
     def among(
         self, chosen: np.ndarray, labels: np.ndarray, scored: np.ndarray
@@ -117,11 +125,28 @@ class Ours:
         self, positive: np.ndarray, negative: np.ndarray, scored: np.ndarray
     ) -> tuple[np.ndarray, float]:
         """Probabilities of the scored clips, and the threshold."""
-        lessons = Lessons(*(tuple(self.nodes[i] for i in rows) for rows in (positive, negative)))
-        pack = learn_label(self.checkpoint, self.listener, "new", lessons, self.rule)
-        windows = [self.nodes[i].windows[0] for i in scored]  # all are under 10 s
-        logits = new_logits(self.listener.network, pack.new_labels(self.checkpoint), windows)
-        return logits[:, 0].sigmoid().numpy(), pack.labels[0].threshold
+        examples = Examples.of(
+            *([[self.windows[i]] for i in rows] for rows in (positive, negative, self.rule))
+        )
+        node = fit_node(self.network, examples)
+        states = self.states(node)
+        head = fit_head(examples, states[np.concatenate([positive, negative, self.rule])])
+        logits = (
+            self.summary[scored] @ head.summary
+            + self.hidden[scored] @ head.hidden
+            + states[scored] @ head.node
+            + head.bias
+        )
+        return 1 / (1 + np.exp(-logits)), threshold_of(head.left_out)
+
+    def states(self, node: Node) -> np.ndarray:
+        """A label's node in every window, (W, D)."""
+        out = np.zeros((len(self.windows), len(self.network.label_branch.readout[0])))
+        with torch.inference_mode():
+            for rows_, heard_ in self.batches:
+                found = new_states(heard_, node.embedding[None], node.rows[None])
+                out[rows_.numpy()] = found[:, 0].numpy()
+        return out
 
 
 class MfccSvm:
@@ -157,8 +182,6 @@ def mfcc(wave: np.ndarray) -> np.ndarray:
 
     The mean of the differences is left out: it is the last less the first, and makes things worse.
     """
-    import torch
-
     with torch.inference_mode():
         mel = FrontEnd(FrontEndConfig(hop_ms=20)).log_mel(torch.from_numpy(wave)[None])[0][0]
     cepstrum = dct(mel.numpy(), norm="ortho", axis=1)[:, :20]
@@ -204,7 +227,7 @@ def measure(args: argparse.Namespace) -> None:
         make, kinds = systems[name]
         system = make()
         for kind in kinds:
-            for evaluation in ("among", "alone"):
+            for evaluation in args.evaluations:
                 for count in args.counts:
                     measure_one(system, name, clips, kind, evaluation, count, args.draws)
     report(args)
@@ -271,12 +294,6 @@ def accuracy(right: list[tuple[int, bool]], clips: Clips) -> dict[str, str]:
 
 def timing(args: argparse.Namespace) -> None:
     """Seconds on one thread: labels from 5 to 40 clips, first, from cached nodes, head alone."""
-    import shutil
-
-    import torch
-
-    from atgnn.learn import learn
-
     torch.set_num_threads(1)
     clips = esc10(args.data)
     labels = np.asarray(clips.column("category"), str)
@@ -329,7 +346,7 @@ def add(numbers: dict[str, str]) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """The record as tables."""
-    for evaluation in ("among", "alone"):
+    for evaluation in args.evaluations:
         print(f"\n{evaluation}\n\n| {' | '.join(FIELDS[1:])} |\n|{'---|' * len(FIELDS[1:])}")
         for row in rows():
             if row["evaluation"] == evaluation:
@@ -356,6 +373,7 @@ def main() -> None:
     )
     command.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     command.add_argument("--draws", type=int, default=2)
+    command.add_argument("--evaluations", nargs="+", default=["among", "alone"])
     commands.choices["time"].add_argument("--model", default="everyday-mini")
     args = parser.parse_args()
     args.run(args)

@@ -8,6 +8,7 @@ from which clips it was learned, as content digests and file names. It holds no 
 
 import os
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -156,6 +157,14 @@ class LabelPack:
         if name not in self.names:
             raise LabelError(f"the pack has no label {name!r}: it has {some_of(self.names)}")
         return self.names.index(name)
+
+    def digest(self) -> str:
+        """32 hex digits that change with any weight or name: the version of the pack."""
+        state = blake2b(" ".join(self.names).encode(), digest_size=16)
+        for name, value in sorted(self.weights.items()):
+            state.update(f"{name} {tuple(value.shape)}\n".encode())
+            state.update(value.detach().float().contiguous().numpy().tobytes())
+        return state.hexdigest()
 
     # ------------------------------------------------------------------ file
 

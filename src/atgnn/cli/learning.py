@@ -1,7 +1,9 @@
 """``atgnn learn``, ``atgnn packs`` and ``atgnn review``."""
 
+import getpass
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -96,3 +98,67 @@ def packs(
         typer.echo(f"{path}  for the model {one.model[:12]}")
         for label in one.labels:
             typer.echo(f"  {label}")
+
+
+@app.command()
+def review(
+    sounds: Annotated[
+        list[str], typer.Argument(metavar="SOUND...", help="Recordings: files and folders.")
+    ],
+    pack: Annotated[Path, typer.Option(help="The label pack; its file is replaced at the end.")],
+    label: Annotated[
+        str | None, typer.Option(help="The label, where the pack has several.")
+    ] = None,
+    order: Annotated[
+        str,
+        typer.Option(help="uncertain: the least certain segments first; best: the best matches."),
+    ] = "uncertain",
+    count: Annotated[int, typer.Option(min=0, help="Segments to judge; 0: only fit again.")] = 20,
+    who: Annotated[
+        str | None, typer.Option(help="Who judges; without it the name you are logged in by.")
+    ] = None,
+    play: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND", help="Plays a sound file, e.g. 'aplay' or 'ffplay -nodisp'."
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="File of verdicts; by default beside the pack.")
+    ] = None,
+    clips: Annotated[
+        list[str] | None,
+        typer.Option(help="Sounds behind the label, where they are no longer kept; repeatable."),
+    ] = None,
+    model: ModelOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Judge what a learned label says of recordings; it learns from every answer.
+
+    Each answer is one line: y, n, s (skip), u (undo), p (play), q (quit).
+    """
+    from atgnn.startup import quick_start
+
+    with quick_start():
+        from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
+        from atgnn.review import ReviewSession, ask, player
+        from atgnn.terminal import say, show_warnings, sounds_in
+
+        show_warnings()
+        checkpoint = Checkpoint.from_pretrained(DEFAULT_MODEL if model is None else model)
+        session = ReviewSession(checkpoint, pack, label, store=store, cache=cache)
+    failures: list[Any] = []
+    found = session.segments(sounds_in(sounds), order, count, failures) if count else []
+    for failure in failures:
+        say(failure)
+    judged = 0
+    if found:
+        name = who or getpass.getuser()
+        judged = ask(session, found, name, sys.stdin, typer.echo, player(play))
+    if judged or not count:
+        typer.echo(session.refit(sounds_in(clips or [])))
+        typer.echo(f"Written to {pack}; verdicts are in {session.store.path}")
+    else:
+        typer.echo("nothing was judged: the pack stays as it is")
+    if failures:
+        raise typer.Exit(1)

@@ -34,9 +34,9 @@ __all__ = [
     "node_states",
 ]
 
-STEPS = 40  # of the node, by gradient
+STEPS = 30  # of the node, by gradient
 RATE = 0.05  # of each step, as a share of what is moved
-MOST_FOR_NODE = 96  # windows that the node learns from, so that it takes seconds
+MOST_FOR_NODE = 48  # windows that the node learns from, so that it takes seconds
 AT_ONCE = 16  # windows through the label blocks together
 RIDGE = 0.1  # of a kernel whose diagonal is about 1
 BACKGROUND_SHARE = 0.3  # of the negatives' weight, where there are given ones

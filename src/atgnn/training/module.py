@@ -49,11 +49,20 @@ class TaggingModule(ResumableModule):
         self.batches_per_epoch, self.distillation = batches_per_epoch, distillation
         self.front_end = FrontEnd(recipe.front_end_config())
         self.model = model
+        if recipe.keep_encoder:
+            cast(nn.Module, model.encoder).requires_grad_(False).eval()
         self.average = MovingAverage(model, recipe.ema.decay) if recipe.ema.decay else None
         if recipe.compile:
             model.compile()
         self.metrics: Metrics | None = None  # of `kept`
         self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def train(self, mode: bool = True) -> "TaggingModule":
+        """Into training mode; an encoder that is kept does not follow, nor do its norms."""
+        super().train(mode)
+        if self.recipe.keep_encoder:
+            cast(nn.Module, self.model.encoder).eval()
+        return self
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Loss of a batch."""

@@ -238,6 +238,9 @@ class Recipe(_Settings):
         None,
         description="published weights, a checkpoint or encoder to start from, `imagenet` (lite)",
     )
+    keep_encoder: bool = Field(
+        False, description="stem and patch blocks stay as init brought them; labels and head learn"
+    )
     residual_scale: float = Field(
         1.0, ge=0, description="of residual branches at the start; 0 learns faster from few clips"
     )
@@ -283,7 +286,14 @@ class Recipe(_Settings):
     @model_validator(mode="after")
     def _parts_exist(self) -> "Recipe":
         self.front_end_config()
-        self.model_config_for(2)
+        config = self.model_config_for(2)
+        if self.keep_encoder:
+            if self.init is None:
+                raise ValueError("keep_encoder keeps what init brings: set init")
+            if config.kind != "atgnn":
+                raise ValueError(f"keep_encoder: {config.kind} has no encoder of patches to keep")
+            if self.select == "averaged" and self.average_norms == "measured":
+                raise ValueError("keep_encoder keeps its norms too: set average_norms=averaged")
         if self.select == "averaged" and min(self.keep_epochs, self.optim.epochs) < 2:
             raise ConfigError("select: averaged needs two or more keep_epochs (and optim.epochs)")
         if self.select == "ema" and not self.ema.decay:
