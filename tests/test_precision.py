@@ -305,10 +305,9 @@ def test_scores_of_real_clips(shared_data: Path) -> None:
 
 @pytest.mark.slow
 def test_precision_of_real_clips(shared_data: Path) -> None:
-    """mAP within 0.1 point."""
+    """mAP within 0.1 point, of all clips: of a third, one swap of two ranks can make 0.2."""
     folders = ("esc10", "cc_sounds", "ambient", "sonicpi")
     table = Clips.concat([Clips.read(shared_data / folder) for folder in folders])
-    table = table.subset(range(0, len(table), 3))
     vocabulary = Checkpoint.from_pretrained().vocabulary
     targets = table.targets(vocabulary, Ontology.audioset(), outside="drop")
     a, b = (
