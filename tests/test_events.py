@@ -243,4 +243,4 @@ def test_silence_has_a_defined_result(tagger):
     quiet = np.zeros(30 * RATE, np.float32)
     one = list(detect(tagger, (quiet, RATE), EventSettings(on=0.0)))
     assert {(event.start, event.end) for event in one} == {(0.0, 30.0)}
-    assert list(detect(tagger, (quiet, RATE), EventSettings(on=1.0))) == []
+    assert list(detect(tagger, (quiet, RATE), EventSettings(on=0.01))) == []

@@ -150,6 +150,15 @@ def test_nothing_in_nothing_out(tagger):
     assert list(tagger.tag_many([])) == []
 
 
+def test_a_window_without_sound_has_no_label(tagger):
+    samples = sound(6.0)
+    samples[2 * RATE : 4 * RATE] = 0.25  # a constant is no sound either
+    windows = tagger.window_scores((samples, RATE))
+    assert (windows[1] == 0).all()
+    assert (windows[[0, 2]] > 0).all()
+    np.testing.assert_allclose(windows[0], by_hand(tagger, samples[: 2 * RATE]), atol=1e-4)
+
+
 def test_silence_gives_a_finite_result(tagger):
     for samples in (np.zeros(RATE, np.float32), np.zeros(1, np.float32), np.ones(9, np.float32)):
         scores = tagger.scores((samples, RATE))

@@ -415,7 +415,10 @@ class Tagger:
         return _Flight(jobs, landing, torch.cuda.current_stream(scores.device).record_event())
 
     def _network(self, windows: list[np.ndarray]) -> Tensor:
-        """Scores (B, L), on the device, of windows (S,) of unequal length."""
+        """Scores (B, L), on the device, of windows (S,) of unequal length.
+
+        A window whose samples are all the same holds no sound: its scores are 0.
+        """
         sizes = [len(window) for window in windows]
         pinned = self.device.type == "cuda"
         wave = torch.zeros(len(windows), max(sizes), pin_memory=pinned)
@@ -425,7 +428,12 @@ class Tagger:
         if min(sizes) < max(sizes):
             lengths = torch.tensor(sizes, pin_memory=pinned).to(self.device, non_blocking=pinned)
         features, frames = self.front_end(wave, lengths)
-        return self.checkpoint.scores(self.network(features, None if lengths is None else frames))
+        logits = self.network(features, None if lengths is None else frames)
+        scores = self.checkpoint.scores(logits)
+        silent = [row for row, window in enumerate(windows) if window.min() == window.max()]
+        if silent:  # models learn from sounds: what they say of digital silence means nothing
+            scores[silent] = 0
+        return scores
 
     def _news(self, begun: deque[_Job], on_error: str) -> Iterator[Piece | Failure]:
         """What has come of the first recordings on their way; those that are complete leave."""
