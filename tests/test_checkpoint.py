@@ -64,6 +64,7 @@ def test_round_trip(saved):
         "README.md",
         "config.json",
         "model.safetensors",
+        "preprocessor_config.json",
     ]
     for name in ("front_end", "vocabulary", "thresholds", "activation", "provenance"):
         assert getattr(again, name) == getattr(one, name)
@@ -359,7 +360,8 @@ def test_the_hub_takes_and_gives_a_checkpoint(saved, tmp_path):
         server.server_close()
     assert run.returncode == 0, run.stderr
     assert "commit/c0ffee" in run.stdout
-    assert {"config.json", "model.safetensors", "README.md"} == set(handler.files)
+    others = {"README.md", "preprocessor_config.json"}
+    assert {"config.json", "model.safetensors", *others} == set(handler.files)
     assert handler.files["model.safetensors"] == (saved[1] / "model.safetensors").read_bytes()
     assert any("/commit/main" in path for path in handler.log)
 

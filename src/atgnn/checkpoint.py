@@ -54,6 +54,10 @@ _SUMMARIES = {
     "efficientnet-lite": "An EfficientNet-Lite for audio tagging.",
 }
 ATTRIBUTION, HEARD = "ATTRIBUTION.csv", "heard.safetensors"  # may lie beside them
+PREPROCESSOR = "preprocessor_config.json"  # for `transformers`; we do not read it
+_OTHERS = (ATTRIBUTION, HEARD, PREPROCESSOR)
+HF_TYPE: Literal["atgnn"] = "atgnn"  # what `transformers` knows us by, see `atgnn.hf`
+HF_EXTRACTOR = "ATGNNFeatureExtractor"
 
 
 class Provenance(BaseModel):
@@ -118,6 +122,7 @@ class _Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int
+    model_type: Literal["atgnn"] = HF_TYPE
     model: NetworkConfig
     front_end: FrontEndConfig
     labels: list[dict[str, Any]]
@@ -216,7 +221,7 @@ class Checkpoint:
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logits of the model (..., L) to scores from 0 to 1: calibration, then the activation."""
-        logits = self._calibrated(logits)
+        logits = self.calibrated(logits)
         if self.activation == "softmax":
             return logits.softmax(-1)
         # Vector instructions round otherwise than what is left over at a row's end: labels of packs
@@ -230,16 +235,21 @@ class Checkpoint:
 
         Where exactly one label is true, what speaks for another speaks against this one.
         """
-        logits = self._calibrated(logits)
+        logits = self.calibrated(logits)
         if self.activation == "sigmoid":
             return logits
         own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
         others = logits[..., None, :].masked_fill(own, -torch.inf)
         return logits - others.logsumexp(-1)
 
-    def _calibrated(self, logits: Tensor) -> Tensor:
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Logits of the model (..., L) after its calibration, where there is one."""
         line = self.calibration
         return logits if line is None else line.scale * logits + line.shift
+
+    def description(self) -> dict[str, Any]:
+        """The content of config.json: everything but the weights, as plain data."""
+        return self._description.model_dump(mode="json")
 
     def digest(self) -> str:
         """32 hex digits of weights, layout and front end: equal where the logits are.
@@ -271,8 +281,13 @@ class Checkpoint:
         return folder
 
     def _write(self, folder: Path, half: bool) -> None:
-        config = json.dumps(self._description.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+        extractor = {
+            "feature_extractor_type": HF_EXTRACTOR,
+            "sampling_rate": self.front_end.sample_rate,
+        }
+        for name, content in (("config.json", self.description()), (PREPROCESSOR, extractor)):
+            text = json.dumps(content, indent=1, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
         weights = {name: _for_disk(value, half) for name, value in self.model.state_dict().items()}
         # Not save_file: it makes a file that only its owner can read.
         (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
@@ -429,7 +444,7 @@ def _metrics_table(about: Provenance) -> str:
 
 
 def _foreign(folder: Path) -> bool:
-    return any(path.name not in (*_FILES, ATTRIBUTION, HEARD) for path in folder.iterdir())
+    return any(path.name not in (*_FILES, *_OTHERS) for path in folder.iterdir())
 
 
 def _for_disk(value: torch.Tensor, half: bool) -> torch.Tensor:
@@ -463,9 +478,7 @@ def _download(repo_id: str, **options: Any) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(repo_id, allow_patterns=[*_FILES, ATTRIBUTION, HEARD], **options)
-        )
+        return Path(snapshot_download(repo_id, allow_patterns=[*_FILES, *_OTHERS], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

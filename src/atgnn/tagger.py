@@ -14,12 +14,12 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,16 @@ from atgnn.networks import for_inference
 from atgnn.packs import LabelPack, with_packs
 from atgnn.tags import Failure, Selector, Tagging, check_choice, printable
 
-__all__ = ["BandWarning", "Excerpt", "Piece", "Scores", "Tagger", "choose_device", "choose_dtype"]
+__all__ = [
+    "BandWarning",
+    "Excerpt",
+    "Piece",
+    "Reading",
+    "Scores",
+    "Tagger",
+    "choose_device",
+    "choose_dtype",
+]
 
 DECODERS = max(2, min(4, os.cpu_count() or 2))  # threads
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -76,6 +85,15 @@ class Piece:
     seconds: np.ndarray
     windows: np.ndarray
     last: bool
+
+
+class Reading(NamedTuple):
+    """What to take from windows in the place of scores, say embeddings."""
+
+    take: Callable[[Tensor, Tensor | None], Tensor]
+    """Features (B, T, F) and their valid frames (B,), None for all, to (B, D)."""
+
+    width: int  # D
 
 
 @dataclass(frozen=True)
@@ -251,13 +269,14 @@ class Tagger:
         batch_size: int | None = None,
         share_batches: bool = True,
         on_error: Literal["raise", "collect"] = "raise",
+        reading: Reading | None = None,
     ) -> Generator[Scores | Failure, None, None]:
         """As `tag_many`, but the scores of all labels in every window.
 
         Windows are `window` seconds long, by default as the checkpoint says, and begin every `hop`
         seconds, by default where the one before ends. `batch_size` is the number of windows that
         go through the network together: by default 4 on a CPU and 32 elsewhere; `share_batches`
-        as in `pieces`.
+        and `reading` as in `pieces`.
         """
         parts: list[Piece] = []
         pieces = self.pieces(
@@ -267,6 +286,7 @@ class Tagger:
             batch_size=batch_size,
             share_batches=share_batches,
             on_error=on_error,
+            reading=reading,
         )
         with closing(pieces):
             for piece in pieces:
@@ -288,13 +308,16 @@ class Tagger:
         batch_size: int | None = None,
         share_batches: bool = True,
         on_error: Literal["raise", "collect"] = "raise",
+        reading: Reading | None = None,
     ) -> Generator[Piece | Failure, None, None]:
         """As `score_many`, but each window's scores as soon as they are there.
 
         Pieces of a recording follow one another, and recordings in order; a `Failure` ends a
         recording, perhaps after some pieces. Without `share_batches` no batch holds windows of
-        two recordings, so that what else is scored changes not even the last bit.
+        two recordings, so that what else is scored changes not even the last bit. With `reading`
+        the windows of a piece hold what that takes, not scores.
         """
+        width = len(self.labels) if reading is None else reading.width
         size = self.checked_batch_size(batch_size)
         framing = self.framing(window, hop)
         begun: deque[_Job] = deque()
@@ -309,16 +332,16 @@ class Tagger:
                 else:
                     batch.append((job, samples))
                 if len(batch) == size or (batch and job.decoded and not share_batches):
-                    flights.append(self._launch(batch))
+                    flights.append(self._launch(batch, reading))
                     batch = []
                     if len(flights) > self._late:
                         flights.popleft().land()
-                yield from self._news(begun, on_error)
+                yield from self._news(begun, on_error, width)
         if batch:
-            flights.append(self._launch(batch))
+            flights.append(self._launch(batch, reading))
         for flight in flights:
             flight.land()
-        yield from self._news(begun, on_error)
+        yield from self._news(begun, on_error, width)
 
     def framing(self, window: float | None = None, hop: float | None = None) -> tuple[int, int]:
         """Length and step of windows in samples, from seconds.
@@ -405,20 +428,22 @@ class Tagger:
     # ------------------------------------------------------------------ the network
 
     @torch.inference_mode()
-    def _launch(self, batch: list[tuple[_Job, np.ndarray]]) -> _Flight:
+    def _launch(
+        self, batch: list[tuple[_Job, np.ndarray]], reading: Reading | None = None
+    ) -> _Flight:
         """Put windows through the network together; a GPU is not waited for."""
         jobs, windows = [job for job, _ in batch], [window for _, window in batch]
-        scores = self._network(windows)
+        if reading is None:
+            scores = self._network(windows)
+        else:
+            scores = reading.take(*self._features(windows))
         if scores.device.type != "cuda":
             return _Flight(jobs, scores.cpu())
         landing = scores.to("cpu", non_blocking=True)  # into pinned memory
         return _Flight(jobs, landing, torch.cuda.current_stream(scores.device).record_event())
 
-    def _network(self, windows: list[np.ndarray]) -> Tensor:
-        """Scores (B, L), on the device, of windows (S,) of unequal length.
-
-        A window whose samples are all the same holds no sound: its scores are 0.
-        """
+    def _features(self, windows: list[np.ndarray]) -> tuple[Tensor, Tensor | None]:
+        """Features (B, T, F), on the device, of windows (S,), and frames (B,) of unequal ones."""
         sizes = [len(window) for window in windows]
         pinned = self.device.type == "cuda"
         wave = torch.zeros(len(windows), max(sizes), pin_memory=pinned)
@@ -428,14 +453,20 @@ class Tagger:
         if min(sizes) < max(sizes):
             lengths = torch.tensor(sizes, pin_memory=pinned).to(self.device, non_blocking=pinned)
         features, frames = self.front_end(wave, lengths)
-        logits = self.network(features, None if lengths is None else frames)
-        scores = self.checkpoint.scores(logits)
+        return features, None if lengths is None else frames
+
+    def _network(self, windows: list[np.ndarray]) -> Tensor:
+        """Scores (B, L), on the device, of windows (S,) of unequal length.
+
+        A window whose samples are all the same holds no sound: its scores are 0.
+        """
+        scores = self.checkpoint.scores(self.network(*self._features(windows)))
         silent = [row for row, window in enumerate(windows) if window.min() == window.max()]
         if silent:  # models learn from sounds: what they say of digital silence means nothing
             scores[silent] = 0
         return scores
 
-    def _news(self, begun: deque[_Job], on_error: str) -> Iterator[Piece | Failure]:
+    def _news(self, begun: deque[_Job], on_error: str, width: int) -> Iterator[Piece | Failure]:
         """What has come of the first recordings on their way; those that are complete leave."""
         while begun:
             job = begun[0]
@@ -445,7 +476,7 @@ class Tagger:
                 job.scores.clear()
             last = job.decoded and not job.missing
             if job.error is None and (job.scores or last):
-                yield job.piece(last, self.front_end.config.sample_rate, len(self.labels))
+                yield job.piece(last, self.front_end.config.sample_rate, width)
             if not last:
                 return
             begun.popleft()
@@ -510,10 +541,10 @@ class _Job:
         self._asked = FIRST_DRAW
         self._drawn: Future[list[np.ndarray]] = self.pool.submit(self._draw, FIRST_DRAW)
 
-    def piece(self, last: bool, rate: int, labels: int) -> Piece:
+    def piece(self, last: bool, rate: int, width: int) -> Piece:
         """The windows whose scores have come, which are then no longer kept."""
         rows, count = self.scores, len(self.scores)
-        windows = np.stack(rows) if rows else np.empty((0, labels), np.float32)
+        windows = np.stack(rows) if rows else np.empty((0, width), np.float32)
         starts = np.arange(self.taken, self.taken + count) * self.framing[1] / rate
         seconds = np.asarray(self.sizes[:count]) / rate
         self.scores, self.sizes, self.taken = [], self.sizes[count:], self.taken + count

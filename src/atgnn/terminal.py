@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from atgnn.doctor import Graphics, GraphKernel, Report
     from atgnn.formats import Record, Writer
     from atgnn.model.cost import Cost
+    from atgnn.search import Match
     from atgnn.tags import Failure
     from atgnn.training.knobs import Knob
 
@@ -29,8 +30,9 @@ __all__ = [
     "expand",
     "knobs_table",
     "looking",
-    "pace",
+    "matches_table",
     "models_table",
+    "pace",
     "say",
     "show_warnings",
     "sounds_in",
@@ -285,6 +287,21 @@ def transfers() -> Iterator[tuple[Received, Unpacked]]:
             move(f"unpacking {total} files", done, total, f"{done} of {total}")
 
         yield received, unpacked
+
+
+def matches_table(matches: Sequence[Match]) -> None:
+    """Write what a search found to stdout, best first, a line each."""
+    from rich.text import Text
+
+    from atgnn.tags import printable
+
+    console = _Output(soft_wrap=True, highlight=False, markup=False)
+    for match in matches:
+        line = Text(f"{match.similarity:6.3f}  ")
+        line.append(f"{match.start:9.2f} {match.end:9.2f} s  ", "cyan")
+        if match.low_hz is not None and match.high_hz is not None:
+            line.append(f"{match.low_hz:6.0f} {match.high_hz:6.0f} Hz  ", "cyan")
+        console.print(line.append(printable(match.path), "bold"))
 
 
 def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:

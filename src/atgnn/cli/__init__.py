@@ -12,6 +12,7 @@ from atgnn.cli import tagging, explaining, archives, information, prepare, scene
 from atgnn.cli import training, pretraining  # noqa: F401
 from atgnn.cli import learning  # noqa: F401
 from atgnn.cli import scores, enhancing, averages, evaluation  # noqa: F401
+from atgnn.cli import searching, exporting  # noqa: F401
 
 # isort: on
 from atgnn.memory import keep_freed_memory

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from atgnn.graph.precision import clips_at_once
+from atgnn.graph.precision import clips_at_once, exporting
 
 __all__ = ["max_relative", "min_relative", "neighbour_extremum"]
 
@@ -44,6 +44,9 @@ def neighbour_extremum(y: Tensor, neighbours: Tensor, reduce: Literal["max", "mi
     """
     if neighbours.shape[0] != y.shape[0]:
         raise ValueError(f"{neighbours.shape[0]} graphs for {y.shape[0]} clips")
+    if exporting():
+        gathered = _gather(y, neighbours)
+        return gathered.amax(2) if reduce == "max" else gathered.amin(2)
     out: Tensor = _Extremum.apply(y, neighbours, reduce == "max")
     return out
 

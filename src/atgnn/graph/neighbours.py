@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from atgnn.graph.precision import at_least_float32, clips_at_once, without_autocast
+from atgnn.graph.precision import at_least_float32, clips_at_once, exporting, without_autocast
 
 __all__ = ["Distance", "nearest_neighbours", "shrink"]
 
@@ -103,8 +103,11 @@ def _smallest(scores: Tensor, count: int) -> Tensor:
     """Indices of the `count` smallest scores of each row; the lowest index wins ties.
 
     `topk` alone leaves the order of ties open. In float32 the score's bits, made to sort like
-    integers, go above the index in one 64-bit key, so that no two keys are equal.
+    integers, go above the index in one 64-bit key, so that no two keys are equal. In other runtimes
+    nothing views floats as integers; there the definition of TopK in ONNX orders ties as we do.
     """
+    if exporting():
+        return scores.topk(count, dim=-1, largest=False, sorted=True).indices
     if scores.dtype != torch.float32:
         return scores.sort(dim=-1, stable=True).indices[..., :count]
     index = torch.arange(scores.shape[-1], device=scores.device)

@@ -14,8 +14,11 @@ __all__ = ["ceil_div", "coarser", "mean_nodes", "node_mask", "pool_nodes"]
 
 
 def ceil_div(a: int, b: int) -> int:
-    """``a / b`` rounded up, for lengths and node counts."""
-    return -(-a // b)
+    """``a / b`` rounded up, for lengths and node counts.
+
+    Not ``-(-a // b)``: in ONNX, a division of whole numbers below 0 is cut off, not rounded down.
+    """
+    return (a + b - 1) // b
 
 
 def node_mask(valid: Tensor, frequency: int, time: int) -> Tensor:
@@ -32,7 +35,7 @@ def coarser(valid: Tensor | None, ratio: int) -> Tensor | None:
     None, when all nodes are there, stays None.
     """
     if valid is None or valid.ndim == 1:
-        return None if valid is None else -(-valid // ratio)
+        return None if valid is None else (valid + ratio - 1) // ratio
     cells = functional.max_pool2d(valid[:, None].float(), ratio, ceil_mode=True)
     return cells[:, 0] > 0
 

@@ -250,15 +250,15 @@ def grouped_linear(x: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor
         out = _GroupedLinear.apply(*_as_autocast(*rows, weight), bias)
     else:
         out = _batched(*rows, weight, bias)
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], bias.shape[0])
 
 
 def _batched(x: Tensor, m: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """As one batched product."""
-    groups = weight.shape[0]
-    pair = torch.cat([x.view(len(x), groups, -1), m.view(len(m), groups, -1)], dim=-1)
+    groups, width = weight.shape[0], weight.shape[2] // 2
+    pair = torch.cat([t.reshape(-1, groups, width) for t in (x, m)], dim=-1)
     mixed = torch.matmul(pair.transpose(0, 1), weight.transpose(1, 2))  # (G, R, D/G)
-    return mixed.transpose(0, 1).reshape(len(x), -1) + bias
+    return mixed.transpose(0, 1).flatten(1) + bias
 
 
 def _as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

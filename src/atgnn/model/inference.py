@@ -56,7 +56,9 @@ class InferenceModel(nn.Module):
         return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> InferenceModel:
+def for_inference(
+    model: ATGNN, dtype: torch.dtype = torch.float32, *, portable: bool = False
+) -> InferenceModel:
     """A copy of the model for inference alone; the original stays as it is.
 
     Batch normalisations are folded into the linear maps before them, the subtraction of
@@ -67,6 +69,7 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
         model: on any device.
         dtype: torch.float32, torch.bfloat16 or torch.float16 (on an accelerator). The stem
             computes, neighbours are ranked and labels speak to one another in float32 in any case.
+        portable: leave out what only this processor's libraries compute: for exporters.
     """
     check_dtype(dtype)
     folded = copy.deepcopy(model).eval().requires_grad_(False)
@@ -84,7 +87,7 @@ def for_inference(model: ATGNN, dtype: torch.dtype = torch.float32) -> Inference
             for module in part.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d | GraphUpdate):
                     module.to(dtype)
-    if _on_processor(folded):
+    if not portable and _on_processor(folded):
         _fuse_updates(folded)
         if products.available():
             _fuse(folded)

@@ -1,0 +1,1 @@
+"""Exported models: what int8 costs."""

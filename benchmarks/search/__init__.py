@@ -1,0 +1,1 @@
+"""Search by sound: quality and latency."""
