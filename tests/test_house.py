@@ -22,6 +22,7 @@ FLOORS = [
     {"embeddings", "events", "explain", "formats", "learn", "scoring"},
     {"archive", "export", "hear", "hf", "review", "search"},
     {"calibrate", "evaluate", "prepare", "training"},
+    {"app"},
     {"terminal"},
     {"cli"},
     {"__main__"},

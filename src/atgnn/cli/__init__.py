@@ -8,7 +8,8 @@ or used; 130 stopped with Ctrl-C.
 # In the order in which `atgnn --help` lists the commands.
 # isort: off
 from atgnn.cli.base import app
-from atgnn.cli import tagging, explaining, archives, information, prepare, scenes  # noqa: F401
+from atgnn.cli import tagging, explaining, serving, archives, information  # noqa: F401
+from atgnn.cli import prepare, scenes  # noqa: F401
 from atgnn.cli import training, pretraining  # noqa: F401
 from atgnn.cli import learning  # noqa: F401
 from atgnn.cli import scores, enhancing, averages, evaluation  # noqa: F401

@@ -27,8 +27,8 @@ POLICY = (
 )
 
 
-def to_html(explanation: Explanation) -> str:
-    """The page."""
+def to_html(explanation: Explanation, *, inside: bool = False) -> str:
+    """The page; `inside` another one that has the file's name and its labels, it shows neither."""
     name = "recording" if explanation.path is None else Path(explanation.path).name
     notes = "".join(f"<li>{escape(note)}</li>" for note in explanation.notes)
     pictures = "".join(_picture(i, window) for i, window in enumerate(explanation.windows))
@@ -43,7 +43,8 @@ def to_html(explanation: Explanation) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(_shown(name))}: why these tags</title><style>{STYLE}</style></head>\n"
-        f"<body><main><h1>Why these tags?</h1><p class=file>{escape(_shown(name))}</p>\n"
+        f"<body><main{' class=inside' if inside else ''}><h1>Why these tags?</h1>"
+        f"<p class=file>{escape(_shown(name))}</p>\n"
         f"{wholes}"
         f"<svg class=store aria-hidden=true width=0 height=0><defs>{pictures}</defs></svg>\n"
         f'<nav role=tablist aria-label="Labels">{tabs}</nav>\n{sections}\n'

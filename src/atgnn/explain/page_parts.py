@@ -37,15 +37,17 @@ pointer-events:none}
 white-space:nowrap}
 .bands span{right:calc(100% + .35rem);transform:translateY(-50%)}
 .times span{top:calc(100% + .35rem);transform:translateX(-50%)}
-.sounds{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:1rem}
+.sounds{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr));gap:1rem}
 .sound{margin:0}figcaption{color:var(--soft);font-size:.9rem}audio{width:100%;height:2.75rem}
-.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1.5rem;
+.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(17rem,100%),1fr));gap:1.5rem;
 margin-top:1.5rem}
 .list,.bars{list-style:none;margin:0;padding:0}.list li{margin:.4rem 0}
 .list button{width:100%;display:flex;gap:.5rem;align-items:center}.list b{margin-left:auto}
 .bars li{display:flex;align-items:center;gap:.5rem;margin:.25rem 0}
 .bars span{flex:1;overflow-wrap:anywhere}.bars i{height:.6rem;border-radius:.2rem}
 .bars b{width:3.2rem;text-align:right;font-variant-numeric:tabular-nums}
+.inside{padding:1rem}.inside>h1,.inside>.file,.inside>nav{display:none}
+.inside section{margin:.5rem 0}
 .up{background:var(--up)}.down{background:var(--down)}
 """
 

@@ -1,0 +1,146 @@
+"""The server around the page. The browser is told to ask nobody else for anything."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atgnn.app.page import build, gradio
+from atgnn.app.settings import AppSettings
+from atgnn.app.style import FONTS, STYLE
+from atgnn.errors import ConfigError
+from atgnn.tagger import Tagger
+
+__all__ = ["Served", "serve"]
+
+#: Gradio's own scripts are inline, and compile their templates; nothing comes from elsewhere.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    "frame-src 'self'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+#: No tunnel, no pages beside this one, no details of our mistakes, nothing printed.
+QUIETLY = {
+    "share": False,
+    "quiet": True,
+    "show_error": False,
+    "prevent_thread_lock": True,
+    "enable_monitoring": False,
+    "ssr_mode": False,
+    "mcp_server": False,
+    "pwa": False,
+    "footer_links": [],
+}
+
+
+@dataclass
+class Served:
+    """A page that is being served, at `url`, until `close`."""
+
+    url: str
+    page: Any
+    _ends: ExitStack
+
+    def wait(self) -> None:
+        """Until Ctrl-C."""
+        while self.page.is_running:
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        """End the server, and delete what visitors sent."""
+        self.page.close(verbose=False)
+        self._ends.close()
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(tagger: Tagger, settings: AppSettings | None = None, *, browser: bool = False) -> Served:
+    """Serve the page from a thread of its own; `browser` opens it.
+
+    Raises:
+        ConfigError: the address or port cannot be had.
+        MissingExtraError: the extra `app` is not installed.
+    """
+    settings = settings or AppSettings()
+    gr = gradio()
+    ends = ExitStack()
+    scratch = ends.enter_context(
+        tempfile.TemporaryDirectory(prefix="atgnn-app-", ignore_cleanup_errors=True)
+    )
+    ends.enter_context(_uploads_in(Path(scratch) / "sent"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about options that Gradio will rename
+            page = build(tagger, settings, Path(scratch))
+            _, url, _ = page.launch(
+                server_name=settings.host,
+                server_port=settings.port,
+                inbrowser=browser,
+                max_file_size=round(settings.most_mb * 1e6),
+                allowed_paths=[scratch],
+                theme=gr.themes.Base(font=FONTS, font_mono=["ui-monospace", "monospace"]),
+                css=STYLE,
+                app_kwargs={"middleware": [_headers()], "docs_url": None, "redoc_url": None},
+                **QUIETLY,
+            )
+    except OSError as error:
+        ends.close()
+        port = "a port from 7860 on" if settings.port is None else f"port {settings.port}"
+        raise ConfigError(
+            f"{settings.host}, {port}: cannot be served there ({error}); give another --host or "
+            "--port"
+        ) from None
+    return Served(url, page, ends)
+
+
+@contextmanager
+def _uploads_in(folder: Path) -> Iterator[None]:
+    """Gradio reads from the environment, at any time, where to put what is sent."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def _headers() -> Any:
+    from starlette.middleware import Middleware
+
+    return Middleware(_Headers)
+
+
+class _Headers:
+    """Adds `HEADERS` to every answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *HEADERS]}
+            await send(message)
+
+        await self.app(scope, receive, sent if scope["type"] == "http" else send)
