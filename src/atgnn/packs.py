@@ -20,7 +20,7 @@ from torch import Tensor
 
 from atgnn import __version__
 from atgnn.checkpoint import Checkpoint
-from atgnn.errors import CheckpointError, ConfigError, LabelError, describe_error, some_of
+from atgnn.errors import CheckpointError, ConfigError, LabelError, counted, describe_error, some_of
 from atgnn.files import new_file
 from atgnn.labels import Label, Vocabulary
 from atgnn.model import ATGNN
@@ -85,7 +85,7 @@ class PackedLabel(BaseModel):
         negative = len(self.lessons) - positive
         parts = [
             f"{self.label.name}: counts as present from {self.threshold:.2f}",
-            f"learned from {positive} clip{'s' * (positive != 1)} and "
+            f"learned from {counted(positive, 'clip')} and "
             + (f"{negative} without it" if negative else "sounds made by rule"),
         ]
         if self.separation is not None:

@@ -28,8 +28,8 @@ NAMES = {
     "json": "JSON",
     "csv": "CSV",
     "parquet": "Parquet",
-    "audacity": "Audacity labels",
-    "raven": "Raven table",
+    "audacity": "Audacity",
+    "raven": "Raven",
 }
 
 
@@ -72,11 +72,11 @@ def build(tagger: Tagger, settings: AppSettings, folder: Path) -> Any:
             gr.HTML('<section class="take"><h2>Take it with you</h2></section>')
             with gr.Row(elem_id="take"):
                 files = {
-                    form: gr.DownloadButton(name, size="sm", min_width=110, elem_id=f"take-{form}")
+                    form: gr.DownloadButton(name, size="sm", min_width=90, elem_id=f"take-{form}")
                     for form, name in NAMES.items()
                 }
                 reasons_file = gr.DownloadButton(
-                    "The reasons", size="sm", min_width=110, visible=False, elem_id="take-reasons"
+                    "The reasons", size="sm", min_width=90, visible=False, elem_id="take-reasons"
                 )
         shown = [state, found, more, because, *files.values(), reasons_file]
         common = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}
