@@ -96,9 +96,10 @@ class RayWorkers:
         workers = min(self.workers or len(machines), -(-len(sounds) // BLOCK))
         graphics = ray.cluster_resources().get("GPU", 0) >= workers
         rows = (
-            ray.data.from_arrow(_table(sounds))
-            .repartition(-(-len(sounds) // BLOCK))
-            .map_batches(
+            # A table for each block: dividing one would be work for which no processor may be left.
+            ray.data.from_arrow(
+                [_table(sounds[at : at + BLOCK]) for at in range(0, len(sounds), BLOCK)]
+            ).map_batches(
                 _Worker,
                 fn_constructor_args=(self,),
                 batch_format="pyarrow",
