@@ -12,7 +12,7 @@ from helpers import sound, tiny_checkpoint, write
 from typer.testing import CliRunner
 
 from atgnn import formats
-from atgnn.app import AppSettings, hear, serve
+from atgnn.app import AppSettings, hear, parts, serve
 from atgnn.app import page as pages
 from atgnn.app.hearing import ENDINGS, reasons, write_all
 from atgnn.app.parts import found as shown
@@ -142,7 +142,7 @@ def test_a_mistake_of_ours_is_one_sentence(tagger, clip, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "hear", broken)
     monkeypatch.setattr(pages, "reasons", broken)
     for said in (desk.heard(str(clip))[1], desk.asked(heard, False, "Rain")[0]):
-        assert pages.OURS.split("'")[0] in said
+        assert parts.OURS.split("'")[0] in said
         assert "secret" not in said
 
 

@@ -8,7 +8,8 @@ Nothing is computed here that `events`, `explain` and `formats` do not compute.
 """
 
 from atgnn.app.hearing import Heard, hear
+from atgnn.app.reviewing import Review
 from atgnn.app.serving import Served, serve
 from atgnn.app.settings import AppSettings
 
-__all__ = ["AppSettings", "Heard", "Served", "hear", "serve"]
+__all__ = ["AppSettings", "Heard", "Review", "Served", "hear", "serve"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from atgnn.app import parts
 from atgnn.app.hearing import Heard, hear, reasons, write_all
+from atgnn.app.reviewing import Review, add_review
 from atgnn.app.settings import AppSettings
 from atgnn.app.style import CHOOSE
 from atgnn.errors import AtgnnError, MissingExtraError
@@ -22,8 +23,6 @@ __all__ = ["build", "gradio"]
 
 logger = logging.getLogger(__name__)
 
-#: What is said of a mistake of ours; its details are in the server's log.
-OURS = "Something went wrong here that is not your sound's fault. Please tell who runs this page."
 NAMES = {
     "json": "JSON",
     "csv": "CSV",
@@ -44,7 +43,7 @@ def gradio() -> Any:
     return package
 
 
-def build(tagger: Tagger, settings: AppSettings, folder: Path) -> Any:
+def build(tagger: Tagger, settings: AppSettings, folder: Path, review: Review | None = None) -> Any:
     """The page, a `gradio.Blocks`; files to take away are written below `folder`."""
     gr = gradio()
     seconds = round(settings.keep_hours * 3600)
@@ -53,45 +52,58 @@ def build(tagger: Tagger, settings: AppSettings, folder: Path) -> Any:
         title="What is in this sound?", analytics_enabled=False, delete_cache=(seconds, seconds)
     ) as page:
         gr.HTML(_intro(settings))
-        state = gr.State()
-        sound = gr.Audio(
-            sources=["upload", "microphone"],
-            type="filepath",
-            label="A recording: drop it, choose it, or record it",
-            editable=False,
-            buttons=[],
-            elem_id="sound",
-        )
-        found = gr.HTML(js_on_load=CHOOSE, elem_id="found")
-        with gr.Column(visible=False) as more:
-            search = gr.Checkbox(
-                label="also look for the smallest part that is enough (takes longer)",
-                elem_id="search",
-            )
-            because = gr.HTML(elem_id="because")
-            gr.HTML('<section class="take"><h2>Take it with you</h2></section>')
-            with gr.Row(elem_id="take"):
-                files = {
-                    form: gr.DownloadButton(name, size="sm", min_width=90, elem_id=f"take-{form}")
-                    for form, name in NAMES.items()
-                }
-                reasons_file = gr.DownloadButton(
-                    "The reasons", size="sm", min_width=90, visible=False, elem_id="take-reasons"
-                )
-        shown = [state, found, more, because, *files.values(), reasons_file]
-        common = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}
-        for event in (sound.upload, sound.stop_recording):
-            event(desk.heard, sound, shown, show_progress_on=found, **common)
-        sound.clear(desk.cleared, None, shown, queue=False, api_visibility="private")
-        found.click(
-            _asking(gr, desk),
-            [state, search],
-            [because, reasons_file],
-            show_progress_on=because,
-            **common,
-        )
+        common = {
+            "concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"
+        }  # fmt: skip
+        if review is None:
+            _add_listening(gr, desk, common)
+        else:
+            with gr.Tab("Listen"):
+                _add_listening(gr, desk, common)
+            with gr.Tab("Review"):
+                add_review(gr, page, review, common)
     page.queue(max_size=settings.queue, api_open=False)
     return page
+
+
+def _add_listening(gr: Any, desk: _Desk, common: dict[str, Any]) -> None:
+    """A recording comes in; its tags, events and reasons, and files to take away."""
+    state = gr.State()
+    sound = gr.Audio(
+        sources=["upload", "microphone"],
+        type="filepath",
+        label="A recording: drop it, choose it, or record it",
+        editable=False,
+        buttons=[],
+        elem_id="sound",
+    )
+    found = gr.HTML(js_on_load=CHOOSE, elem_id="found")
+    with gr.Column(visible=False) as more:
+        search = gr.Checkbox(
+            label="also look for the smallest part that is enough (takes longer)",
+            elem_id="search",
+        )
+        because = gr.HTML(elem_id="because")
+        gr.HTML('<section class="take"><h2>Take it with you</h2></section>')
+        with gr.Row(elem_id="take"):
+            files = {
+                form: gr.DownloadButton(name, size="sm", min_width=90, elem_id=f"take-{form}")
+                for form, name in NAMES.items()
+            }
+            reasons_file = gr.DownloadButton(
+                "The reasons", size="sm", min_width=90, visible=False, elem_id="take-reasons"
+            )
+    shown = [state, found, more, because, *files.values(), reasons_file]
+    for event in (sound.upload, sound.stop_recording):
+        event(desk.heard, sound, shown, show_progress_on=found, **common)
+    sound.clear(desk.cleared, None, shown, queue=False, api_visibility="private")
+    found.click(
+        _asking(gr, desk),
+        [state, search],
+        [because, reasons_file],
+        show_progress_on=because,
+        **common,
+    )
 
 
 def _asking(gr: Any, desk: _Desk) -> Callable[..., Any]:
@@ -130,7 +142,7 @@ class _Desk:
             return self._nothing(parts.problem(str(error)))
         except Exception:
             logger.exception("a recording could not be tagged")
-            return self._nothing(parts.problem(OURS))
+            return self._nothing(parts.problem(parts.OURS))
         update = self.gr.update
         return [
             found,
@@ -154,7 +166,7 @@ class _Desk:
             return [parts.problem(str(error)), hidden]
         except Exception:
             logger.exception("a label could not be explained")
-            return [parts.problem(OURS), hidden]
+            return [parts.problem(parts.OURS), hidden]
         return [parts.because(found), self.gr.update(value=str(place), visible=True)]
 
     def cleared(self) -> list[Any]:

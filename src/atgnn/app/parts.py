@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Iterable, Sequence
 from html import escape
 
 from atgnn.app.hearing import Heard
+from atgnn.audio import Recording
 from atgnn.explain import Explanation, to_html
+from atgnn.explain.sound import flac
+from atgnn.review import Segment
 from atgnn.tags import Event, Tag, clock, moment
 
-__all__ = ["because", "found", "problem", "spoken"]
+__all__ = ["OURS", "because", "found", "problem", "remark", "segment", "spoken"]
+
+#: What is said of a mistake of ours; its details are in the server's log.
+OURS = "Something went wrong here that is not your sound's fault. Please tell who runs this page."
 
 TICKS = 6  # at most, along the time axis
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)  # s
@@ -23,6 +31,23 @@ def spoken(label: str) -> str:
 def problem(message: str) -> str:
     """What went wrong, in one line."""
     return f'<p class="problem" role="alert">{escape(_shown(message))}</p>'
+
+
+def remark(message: str) -> str:
+    """Something to know, in one line."""
+    return f'<p class="note" role="status">{escape(_shown(message))}</p>'
+
+
+def segment(label: str, one: Segment, heard: Recording, number: int, of: int) -> str:
+    """A segment to judge: the question, its sound, and where it is from."""
+    sound = base64.b64encode(flac(heard.samples, heard.rate)).decode("ascii")
+    name = escape(_shown(os.path.basename(one.path)))
+    return (
+        f'<section class="found"><h2>Do you hear {escape(spoken(label))}?</h2>'
+        f'<audio controls autoplay src="data:audio/flac;base64,{sound}"></audio>'
+        f'<p class="note">{number} of {of}: {name}, {moment(one.start)} to {moment(one.end)} s; '
+        f"the label's score is {one.score:.2f}</p></section>"
+    )
 
 
 def found(heard: Heard, chosen: str | None = None) -> str:

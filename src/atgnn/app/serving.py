@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from atgnn.app.page import build, gradio
+from atgnn.app.reviewing import Review
 from atgnn.app.settings import AppSettings
 from atgnn.app.style import FONTS, STYLE
 from atgnn.errors import ConfigError
@@ -72,8 +73,16 @@ class Served:
         self.close()
 
 
-def serve(tagger: Tagger, settings: AppSettings | None = None, *, browser: bool = False) -> Served:
-    """Serve the page from a thread of its own; `browser` opens it.
+def serve(
+    tagger: Tagger,
+    settings: AppSettings | None = None,
+    *,
+    review: Review | None = None,
+    browser: bool = False,
+) -> Served:
+    """Serve the page from a thread of its own, with a `review` if one is given.
+
+    `browser` opens it.
 
     Raises:
         ConfigError: the address or port cannot be had.
@@ -89,7 +98,7 @@ def serve(tagger: Tagger, settings: AppSettings | None = None, *, browser: bool 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about options that Gradio will rename
-            page = build(tagger, settings, Path(scratch))
+            page = build(tagger, settings, Path(scratch), review)
             _, url, _ = page.launch(
                 server_name=settings.host,
                 server_port=settings.port,

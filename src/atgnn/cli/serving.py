@@ -1,14 +1,26 @@
 """``atgnn app``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from atgnn.cli.base import DeviceOption, ModelOption, app
+from atgnn.errors import ConfigError
 
 
 @app.command("app")
 def serve(
+    sounds: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SOUND]...", help="With --pack: recordings to review."),
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="A label pack: its labels are heard, and can be reviewed.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The label to review, where the pack has several.")
+    ] = None,
     model: ModelOption = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
@@ -22,18 +34,31 @@ def serve(
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Serve a page to drop or record sounds; nothing leaves this machine."""
-    from atgnn.app import AppSettings
+    """Serve a page to drop or record sounds; nothing leaves this machine.
+
+    With --pack and SOUNDs there is a second tab: segments to judge, from which the label learns.
+    """
+    if pack is None and (sounds or label):
+        raise ConfigError("sounds and --label are for a review: give --pack PACK as well")
+    from atgnn.app import AppSettings, Review
     from atgnn.app import serve as serving
-    from atgnn.checkpoint import DEFAULT_MODEL
+    from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
+    from atgnn.packs import LabelPack, with_packs
+    from atgnn.review import ReviewSession
     from atgnn.tagger import Tagger
-    from atgnn.terminal import show_warnings
+    from atgnn.terminal import show_warnings, sounds_in
 
     settings = AppSettings.of(
         host=host, port=port, most_mb=most_mb, most_minutes=most_minutes, queue=queue
     )
     show_warnings()
-    tagger = Tagger.from_pretrained(DEFAULT_MODEL if model is None else model, device)
-    with serving(tagger, settings, browser=open_browser) as served:
+    checkpoint = Checkpoint.from_pretrained(DEFAULT_MODEL if model is None else model)
+    review = None
+    if pack is not None:
+        if sounds:
+            review = Review(ReviewSession(checkpoint, pack, label), sounds_in(sounds))
+        checkpoint = with_packs(checkpoint, [LabelPack.read(pack)])
+    tagger = Tagger(checkpoint, device)
+    with serving(tagger, settings, review=review, browser=open_browser) as served:
         typer.echo(f"{served.url}  (Ctrl-C ends it)")
         served.wait()

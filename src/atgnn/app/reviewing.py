@@ -1,0 +1,129 @@
+"""Review on the page: one segment at a time is heard and judged, and the label learns from it.
+
+The work is `atgnn.review`'s. Each visitor has a list of segments of their own; verdicts of all go
+into one file, with who gave them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from atgnn import audio
+from atgnn.app import parts
+from atgnn.errors import AtgnnError
+from atgnn.review import ReviewSession, Segment
+
+__all__ = ["Review", "add_review"]
+
+logger = logging.getLogger(__name__)
+
+
+Kind: TypeAlias = Literal["accept", "reject", "skip", "back"]
+NAMES: dict[Kind, str] = {"accept": "Yes", "reject": "No", "skip": "Skip", "back": "Back"}
+
+
+@dataclass(frozen=True)
+class Review:
+    """What is to be judged: a label's session, and the recordings to take segments from."""
+
+    session: ReviewSession
+    sounds: Sequence[str]
+    order: str = "uncertain"
+    count: int = 20
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A visitor's segments, and how many of them are behind."""
+
+    segments: tuple[Segment, ...]
+    done: int = 0
+
+
+def add_review(gr: Any, page: Any, review: Review, common: dict[str, Any]) -> None:
+    """Add the components of a review to the page that is being built."""
+    desk = _ReviewDesk(review)
+    state = gr.State()
+    shown = gr.HTML(elem_id="segment")
+    who = gr.Textbox(label="Who judges", max_lines=1, elem_id="who")
+    with gr.Row(elem_id="verdicts"):
+        buttons = {
+            kind: gr.Button(name, min_width=90, elem_id=f"verdict-{kind}")
+            for kind, name in NAMES.items()
+        }
+    learn = gr.Button("Learn from the answers", elem_id="learn")
+    page.load(desk.begin, None, [state, shown], **common)
+    for kind, button in buttons.items():
+        button.click(_judging(desk, kind), [state, who], [state, shown], **common)
+    learn.click(desk.learn, state, [state, shown], **common)
+
+
+def _judging(desk: _ReviewDesk, kind: Kind) -> Callable[[_Round | None, str], list[Any]]:
+    return lambda state, who: desk.judged(state, who, kind)
+
+
+class _ReviewDesk:
+    """Answers of the review: the visitor's round, and what is shown of it."""
+
+    def __init__(self, review: Review) -> None:
+        self.review = review
+
+    def begin(self) -> list[Any]:
+        """A new round."""
+        return self._safely(None, lambda: (self._round(), ""))
+
+    def judged(self, state: _Round | None, who: str, kind: Kind) -> list[Any]:
+        """A verdict on the segment shown, or none; `back` takes the one before it back."""
+
+        def step() -> tuple[_Round, str]:
+            round_ = self._round() if state is None else state
+            place = round_.done - (kind == "back")
+            if not 0 <= place < len(round_.segments):
+                return round_, ""
+            if kind == "accept" or kind == "reject":
+                self.review.session.judge(round_.segments[place], kind, who)
+            elif kind == "back":
+                self.review.session.judge(round_.segments[place], "withdraw", who)
+            return replace(round_, done=place + (kind != "back")), ""
+
+        return self._safely(state, step)
+
+    def learn(self, state: _Round | None) -> list[Any]:
+        """The label's head is fitted again, and a new round begins."""
+
+        def step() -> tuple[_Round, str]:
+            about = self.review.session.refit()
+            return self._round(), f"Learned. {about}"
+
+        return self._safely(state, step)
+
+    def _round(self) -> _Round:
+        review = self.review
+        return _Round(tuple(review.session.segments(review.sounds, review.order, review.count, [])))
+
+    def _safely(self, state: _Round | None, step: Callable[[], tuple[_Round, str]]) -> list[Any]:
+        """The new state and what is shown; after an error the old one, and the message on top."""
+        message = ""
+        try:
+            state, said = step()
+            message = parts.remark(said) if said else ""
+        except AtgnnError as error:
+            message = parts.problem(str(error))
+        except Exception:
+            logger.exception("a review step failed")
+            message = parts.problem(parts.OURS)
+        return [state, message + self._segment(state)]
+
+    def _segment(self, state: _Round | None) -> str:
+        label = self.review.session.label
+        if state is None or state.done >= len(state.segments):
+            return parts.remark(f"No segment of {parts.spoken(label)} is waiting to be judged.")
+        one = state.segments[state.done]
+        try:
+            heard = audio.load(one.path, start=one.start, end=one.end)
+        except AtgnnError as error:
+            return parts.problem(str(error))
+        return parts.segment(label, one, heard, state.done + 1, len(state.segments))
