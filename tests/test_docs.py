@@ -1,0 +1,160 @@
+"""What the documentation shows works: every command parses, every Python block runs."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+import typer
+from fences import NOT_RUN, PAGES, ROOT, Block, blocks, commands
+from helpers import RATE, sound, tiny_checkpoint, write
+
+from atgnn.cli import app
+from atgnn.cli.base import Commands, UsageError
+
+COMMANDS = typer.main.get_command(app)
+SHELLS = {"", "sh", "bash", "shell", "console"}
+SHELL_BLOCKS = [one for page in PAGES for one in blocks(page) if one.language in SHELLS]
+PYTHON = {page: [one for one in blocks(page) if one.language == "python"] for page in PAGES}
+
+
+def parse(arguments: list[str]) -> None:
+    """Let the real command line read the arguments, to the end; nothing is run."""
+    command, parent, name = COMMANDS, None, "atgnn"
+    while True:
+        # `Commands` would print an error and exit: what it inherits raises.
+        ours = isinstance(command, Commands)
+        make = super(Commands, command).make_context if ours else command.make_context
+        context = make(name, list(arguments), parent=parent)
+        if not hasattr(command, "resolve_command"):
+            return
+        rest = [*getattr(context, "_protected_args", []), *context.args]
+        name, command, arguments = command.resolve_command(context, rest)
+        parent = context
+
+
+def problem_of(arguments: list[str]) -> str:
+    """What the command line has against the arguments, or nothing."""
+    try:
+        parse(arguments)
+    except UsageError as error:
+        return error.format_message()
+    except (typer.Exit, SystemExit) as end:  # --help, --version
+        code = getattr(end, "exit_code", getattr(end, "code", 1))
+        return f"exit code {code}" if code else ""
+    return ""
+
+
+def test_every_command_in_the_documentation_is_one():
+    wrong, seen = [], 0
+    for block in SHELL_BLOCKS:
+        for arguments in commands(block):
+            seen += 1
+            problem = problem_of(arguments)
+            if problem:
+                wrong.append(f"{block}: atgnn {shlex.join(arguments)}: {problem}")
+    assert not wrong, "\n".join(wrong)
+    assert seen > 30
+
+
+def test_commands_named_in_prose_exist():
+    """`atgnn tag --top` in running text: the command, and every option of it."""
+    wrong = []
+    for page in PAGES:
+        prose = re.sub(r"(?ms)^\s*```.*?^\s*```", "", page.read_text(encoding="utf-8"))
+        for code in re.findall(r"`atgnn ([^`\n]+)`", prose):
+            wrong += [f"{page.name}: atgnn {code}: {one}" for one in missing(code.split())]
+    assert not wrong, "\n".join(wrong)
+
+
+def missing(words: list[str]) -> list[str]:
+    """Commands and options among the words which the command line does not have."""
+    command = COMMANDS
+    while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        if words[0] not in command.commands:
+            return [f"there is no command {words[0]}"]
+        command, words = command.commands[words[0]], words[1:]
+    known = {"-h", "--help"}.union(*(one.opts + one.secondary_opts for one in command.params))
+    given = [word.split("=")[0] for word in words if word.startswith("--")]
+    return [f"there is no option {option}" for option in given if option not in known]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("atgnn tag a.wav --no-such-option", "No such option"),
+        ("atgnn tga a.wav", "No such command"),
+        ("atgnn tag a.wav --top many", "Invalid value for '--top'"),
+        ("atgnn evaluate --fold", "requires an argument"),
+        ("X=1 .venv/bin/atgnn tag 'a b.wav' --top 3 > out.txt   # three", ""),
+        ("pip install . && atgnn tga a.wav | head", "No such command"),
+        ("torchrun --nproc-per-node 4 -m atgnn train fsd50k --otu RUN", "No such option"),
+        ("for k in 1 2; do atgnn score M C --fold $k --ot x; done", "No such option"),
+        ("atgnn tag a.wav \\\n  --jsno", "No such option"),
+    ],
+)
+def test_the_check_sees_what_is_wrong(line, found):
+    block = Block(ROOT / "README.md", 1, "sh", line, "")
+    (arguments,) = commands(block)
+    assert (found in problem_of(arguments)) if found else not problem_of(arguments)
+
+
+def test_prose_is_checked_too():
+    assert missing(["tag", "--top", "3"]) == []
+    assert missing(["prepare", "scenes", "--colour"]) == ["there is no option --colour"]
+    assert missing(["tga"]) == ["there is no command tga"]
+
+
+def test_a_block_without_an_end_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```sh\natgnn doctor\n")
+    with pytest.raises(ValueError, match="page.md:1: this block does not end"):
+        list(blocks(page))
+
+
+def test_blocks_that_are_not_run_say_why():
+    """A reason is a sentence, and it stands before a block of Python."""
+    for page in PAGES:
+        reasons = [one for one in PYTHON[page] if NOT_RUN.search(one.before)]
+        assert len(reasons) == len(NOT_RUN.findall(page.read_text(encoding="utf-8"))), page.name
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory):
+    """A folder with all that the examples name, made by code: sounds, a run, a packed folder."""
+    from atgnn.data.clips import Clips
+    from atgnn.data.store import PackedWaveforms
+    from atgnn.encoder import Encoder
+
+    desk = tmp_path_factory.mktemp("desk")
+    shutil.copytree(ROOT / "examples", desk / "examples")
+    for number, name in enumerate(("dog.wav", "night.flac", "new.wav", "recordings/a.wav")):
+        write(desk / name, sound(3, seed=number), RATE)
+    for number, label in enumerate(("Bark", "Bark", "Rain", "Rain")):
+        write(desk / "SOUNDS" / label / f"{number}.wav", sound(1, seed=number), RATE)
+    checkpoint = tiny_checkpoint()
+    checkpoint.save_pretrained(desk / "RUN" / "model")
+    Encoder(
+        checkpoint.model.encoder,
+        checkpoint.model.config,
+        checkpoint.front_end,
+        checkpoint.provenance,
+    ).save_pretrained(desk / "RUN" / "encoder")
+    PackedWaveforms.write(Clips.read(desk / "SOUNDS"), desk / "fsd50k-16k", RATE)
+    return desk
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if PYTHON[page]],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_python_in_the_documentation_runs(page, desk, monkeypatch, capsys):
+    """The blocks of a page run one after another, as a reader would type them."""
+    monkeypatch.chdir(desk)
+    names: dict[str, object] = {"__name__": "__docs__"}
+    for block in PYTHON[page]:
+        if NOT_RUN.search(block.before):
+            continue
+        # Line numbers of a failure are those of the page.
+        exec(compile("\n" * block.line + block.text, str(page), "exec"), names)
