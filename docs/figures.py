@@ -18,8 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from PIL import Image
 from picture import recorded
+from PIL import Image
 
 from atgnn.checkpoint import Checkpoint
 from atgnn.graph import grid_position, legacy_table

@@ -8,6 +8,7 @@ import pytest
 import typer
 from fences import NOT_RUN, PAGES, ROOT, Block, blocks, commands
 from helpers import RATE, sound, tiny_checkpoint, write
+from typer.testing import CliRunner
 
 from atgnn.cli import app
 from atgnn.cli.base import Commands, UsageError
@@ -108,7 +109,7 @@ def test_prose_is_checked_too():
 def test_a_block_without_an_end_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```sh\natgnn doctor\n")
-    with pytest.raises(ValueError, match="page.md:1: this block does not end"):
+    with pytest.raises(ValueError, match=r"page\.md:1: this block does not end"):
         list(blocks(page))
 
 
@@ -128,7 +129,9 @@ def desk(tmp_path_factory):
 
     desk = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "examples", desk / "examples")
-    for number, name in enumerate(("dog.wav", "night.flac", "new.wav", "recordings/a.wav")):
+    for number, name in enumerate(
+        ("dog.wav", "night.flac", "new.wav", "recordings/20260601_050000.wav")
+    ):
         write(desk / name, sound(3, seed=number), RATE)
     for number, label in enumerate(("Bark", "Bark", "Rain", "Rain")):
         write(desk / "SOUNDS" / label / f"{number}.wav", sound(1, seed=number), RATE)
@@ -140,6 +143,9 @@ def desk(tmp_path_factory):
         checkpoint.front_end,
         checkpoint.provenance,
     ).save_pretrained(desk / "RUN" / "encoder")
+    places = [str(desk / name) for name in ("recordings", "RESULTS", "RUN/model")]
+    made = CliRunner().invoke(app, ["tag", places[0], "--out", places[1], "--model", places[2]])
+    assert made.exit_code == 0, made.output
     PackedWaveforms.write(Clips.read(desk / "SOUNDS"), desk / "fsd50k-16k", RATE)
     return desk
 
