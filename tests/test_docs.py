@@ -129,11 +129,8 @@ def desk(tmp_path_factory):
 
     desk = tmp_path_factory.mktemp("desk")
     shutil.copytree(ROOT / "examples", desk / "examples")
-    for number, name in enumerate(
-        ("dog.wav", "night.flac", "new.wav", "recordings/20260601_050000.wav")
-    ):
-        write(desk / name, sound(3, seed=number), RATE)
-    for number, label in enumerate(("Bark", "Bark", "Rain", "Rain")):
+    named = ["dog.wav", "night.flac", "new.wav", "pasture.wav", "a.wav", "b.wav", "c.wav"]
+    for number, name in enumerate([*named, "recordings/20260601_050000.wav"]):
         write(desk / "SOUNDS" / label / f"{number}.wav", sound(1, seed=number), RATE)
     checkpoint = tiny_checkpoint()
     checkpoint.save_pretrained(desk / "RUN" / "model")

@@ -29,7 +29,7 @@ SOURCE = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".cff": "yaml", "": 
 INNER = {"__init__", "__main__", "cli", "startup", "terminal"}  # nothing to call from Python
 
 LINK = re.compile(r"(?<!!)(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
-FENCE = re.compile(r"(?ms)^(\s*)(```|~~~).*?^\1\2[^\n]*$")
+FENCE = re.compile(r"(?ms)^( *)(```|~~~).*?^\1\2[^\n]*$")
 FORMULA = re.compile(r"(?ms)^\$\$\s*$(.*?)^\$\$\s*$|^\$\$(.+?)\$\$\s*$")
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|audio|video|source)\b[^>]*\bsrc=["']?(?:https?:)?//[^"'\s>]+"""
