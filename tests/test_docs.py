@@ -131,6 +131,8 @@ def desk(tmp_path_factory):
     shutil.copytree(ROOT / "examples", desk / "examples")
     named = ["dog.wav", "night.flac", "new.wav", "pasture.wav", "a.wav", "b.wav", "c.wav"]
     for number, name in enumerate([*named, "recordings/20260601_050000.wav"]):
+        write(desk / name, sound(3, seed=number), RATE)
+    for number, label in enumerate(("Bark", "Bark", "Rain", "Rain")):
         write(desk / "SOUNDS" / label / f"{number}.wav", sound(1, seed=number), RATE)
     checkpoint = tiny_checkpoint()
     checkpoint.save_pretrained(desk / "RUN" / "model")
