@@ -40,7 +40,8 @@ def test_links_out_of_docs_lead_into_the_site(hooks):
 
 
 def test_formulas_are_set_and_code_is_left_alone(hooks):
-    text = "before\n\n```sh\n$$ x $$\n[a](../LICENSE)\n```\n[b](../LICENSE)\n$$\nx_i \\leftarrow 1\n$$\n"
+    code = "before\n\n```sh\n$$ x $$\n[a](../LICENSE)\n```\n"
+    text = code + "[b](../LICENSE)\n$$\nx_i \\leftarrow 1\n$$\n"
     done = hooks.on_page_markdown(text, Named("model.md"), None, None)
     assert "```sh\n$$ x $$\n[a](../LICENSE)\n```" in done
     assert "[b](repository/LICENSE.md)" in done
