@@ -113,8 +113,9 @@ def serve(
     except OSError as error:
         ends.close()
         port = "a port from 7860 on" if settings.port is None else f"port {settings.port}"
+        what = str(error).partition(". ")[0]  # then follows advice about calls that nobody made
         raise ConfigError(
-            f"{settings.host}, {port}: cannot be served there ({error}); give another --host or "
+            f"{settings.host}, {port}: cannot be served there ({what}); give another --host or "
             "--port"
         ) from None
     return Served(url, page, ends)
