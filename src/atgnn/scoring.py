@@ -39,7 +39,7 @@ from atgnn.errors import (
     did_you_mean,
 )
 from atgnn.files import new_file
-from atgnn.tagger import Excerpt, Scores, Taggable, Tagger
+from atgnn.tagger import Excerpt, Scores, Taggable, Tagger, WindowScorer
 from atgnn.tags import Failure
 
 __all__ = ["ScoreTable", "ScoresError", "sources"]
@@ -112,7 +112,7 @@ class ScoreTable:
     @classmethod
     def of(
         cls,
-        model: Tagger | Checkpoint,
+        model: WindowScorer | Checkpoint,
         clips: Clips | PackedWaveforms,
         *,
         only: Clips | None = None,
@@ -131,10 +131,10 @@ class ScoreTable:
             AudioError: a clip cannot be read.
             ScoresError: there are no clips, or none can be read.
         """
-        tagger = model if isinstance(model, Tagger) else Tagger(model, device)
+        scorer = model if isinstance(model, WindowScorer) else Tagger(model, device)
         table = clips_of(clips) if only is None else only
         good, values = [], []
-        results = tagger.score_many(
+        results = scorer.score_many(
             sources(clips, table),
             batch_size=batch_size,
             on_error="raise" if on_failure is None else "collect",
@@ -154,11 +154,11 @@ class ScoreTable:
             tuple(paths[row] for row in good),
             starts[good],
             ends[good],
-            tagger.labels,
+            scorer.labels,
             np.stack(values),
-            tagger.checkpoint.activation,
+            scorer.activation,
             source,
-            tagger.checkpoint.calibration is not None,
+            scorer.calibrated,
         )
 
     @classmethod

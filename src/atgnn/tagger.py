@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,7 @@ __all__ = [
     "Reading",
     "Scores",
     "Tagger",
+    "WindowScorer",
     "choose_device",
     "choose_dtype",
 ]
@@ -133,88 +135,62 @@ class Scores:
         return mean.astype(np.float32)
 
 
-class Tagger:
-    """A model ready to tag recordings.
+class WindowScorer(ABC):
+    """Scores of recordings, window by window, from whatever scores the windows.
 
-    >>> tagger = Tagger.from_pretrained()  # doctest: +SKIP
-    >>> for tag in tagger.tag("dog.wav"):  # doctest: +SKIP
-    ...     print(tag.label, tag.score)
+    Decoding, batches and order are here; what the network is, `_network` says.
 
-    A recording may be a path, a file's bytes, a binary file object, ``(samples, rate)`` or an
-    `Excerpt` of one. Whatever it is batched with, its scores are the same (within 1e-4).
+    Attributes:
+        device: where the network is.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        device: str | torch.device | None = None,
-        precision: str = "float32",
-    ) -> None:
-        """Takes the checkpoint's model over: moves it to `device` and into evaluation mode.
+    device: torch.device
 
-        `precision` is that of the network; "auto" is the fastest that the device is made for.
-        """
-        self.checkpoint = checkpoint
-        self.device = choose_device(device)
-        self.model = checkpoint.model.to(self.device).eval()
-        self.dtype = choose_dtype(precision, self.device)
-        self.network = CapturedModel(for_inference(self.model, self.dtype))
-        self.front_end = checkpoint.make_front_end().to(self.device)
-        self.selector = Selector(checkpoint.vocabulary, checkpoint.thresholds)
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         # Batches whose scores are not fetched yet: a GPU works on while the host does not wait.
-        self._late = 1 if self.device.type == "cuda" else 0
+        self._late = 1 if device.type == "cuda" else 0
         self._warned = False
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
-        device: str | torch.device | None = None,
-        precision: str = "float32",
-        packs: Iterable[LabelPack | str | os.PathLike[str]] = (),
-        **hub: Any,
-    ) -> Tagger:
-        """A tagger from a shipped model, a checkpoint folder or a hub repository.
-
-        `device` is "cpu", "cuda", "cuda:1", "mps" or "auto" (also None): an accelerator where
-        there is one. `precision` is "float32", "bfloat16", "float16" or "auto", the fastest that
-        the device is made for; scores in bfloat16 differ by some thousandths, at most by a few
-        hundredths (`tests/test_precision.py`). `packs`
-        are label packs (`atgnn.packs`), whose labels come after the model's own and leave the
-        scores of those as they are. Further arguments go to `Checkpoint.from_pretrained`.
-
-        Raises:
-            CheckpointError: no such model or pack, it is damaged, or a pack is another model's.
-            LabelError: a pack has a label that the model or another pack has.
-            ConfigError: no such device.
-        """
-        device = choose_device(device)
-        checkpoint = with_packs(Checkpoint.from_pretrained(name_or_path, **hub), packs)
-        return cls(checkpoint, device, precision)
-
     @property
+    @abstractmethod
     def labels(self) -> tuple[str, ...]:
         """The labels, in the order of the scores."""
-        return self.checkpoint.vocabulary.names
 
-    # ------------------------------------------------------------------ one recording
+    @property
+    @abstractmethod
+    def rate(self) -> int:
+        """Samples a second of what the network hears."""
 
-    def tag(
-        self,
-        source: Taggable,
-        top: int | None = None,
-        threshold: float | None = None,
-        ancestors: bool = False,
-    ) -> Tagging:
-        """The tags of one recording, best first; see `atgnn.tags.Selector` for the choice.
+    @property
+    @abstractmethod
+    def band(self) -> tuple[float, float]:
+        """Lowest and highest frequency that it can hear, in Hz."""
 
-        Raises:
-            AudioError: the recording is missing, unreadable, empty or not finite.
-        """
-        taggings = self.tag_many([source], top=top, threshold=threshold, ancestors=ancestors)
-        (tagging,) = taggings
-        assert isinstance(tagging, Tagging)
-        return tagging
+    @property
+    @abstractmethod
+    def window_seconds(self) -> float:
+        """Length of a window unless another one is asked for."""
+
+    @property
+    @abstractmethod
+    def activation(self) -> Literal["sigmoid", "softmax"]:
+        """How scores come from logits: independent ones, or ones that add up to 1."""
+
+    @property
+    @abstractmethod
+    def calibrated(self) -> bool:
+        """Whether a calibration is in the scores."""
+
+    @abstractmethod
+    def _network(self, windows: list[np.ndarray]) -> Tensor:
+        """Scores (B, L), on the device, of windows (S,) of unequal length."""
+
+    def _read(self, windows: list[np.ndarray], reading: Reading) -> Tensor:
+        """What a reading takes of windows (S,): (B, D). ConfigError where there is none."""
+        raise ConfigError("this model gives scores and nothing else: choose a model of atgnn")
+
+    # ------------------------------------------------------------------ recordings
 
     def scores(self, source: Taggable) -> np.ndarray:
         """float32 (L,): the score of every label, from 0 to 1; errors as `tag`."""
@@ -228,37 +204,6 @@ class Tagger:
         (scores,) = self.score_many([source])
         assert isinstance(scores, Scores)
         return scores
-
-    # ------------------------------------------------------------------ many recordings
-
-    def tag_many(
-        self,
-        sources: Iterable[Taggable],
-        *,
-        top: int | None = None,
-        threshold: float | None = None,
-        ancestors: bool = False,
-        batch_size: int | None = None,
-        on_error: Literal["raise", "collect"] = "raise",
-    ) -> Iterator[Tagging | Failure]:
-        """Tag any number of recordings; yields in order, as soon as results are there.
-
-        `sources` may be a generator: it is drawn from two batches ahead. With
-        ``on_error="collect"`` a bad recording gives a `Failure` in its place and the rest go on.
-        """
-        check_choice(top, threshold)
-        for result in self.score_many(sources, batch_size=batch_size, on_error=on_error):
-            if isinstance(result, Failure):
-                yield result
-                continue
-            yield self.selector.tagging(
-                result.path,
-                result.duration,
-                result.mean,
-                top=top,
-                threshold=threshold,
-                ancestors=ancestors,
-            )
 
     def score_many(
         self,
@@ -349,9 +294,9 @@ class Tagger:
         Without `window` they are the checkpoint's; without `hop` they do not overlap. ConfigError
         for a window or step that makes no sense.
         """
-        window = self.checkpoint.window_seconds if window is None else window
+        window = self.window_seconds if window is None else window
         try:
-            framer = audio.Framer.of_seconds(self.front_end.config.sample_rate, window, hop)
+            framer = audio.Framer.of_seconds(self.rate, window, hop)
         except AudioError as error:
             raise ConfigError(str(error)) from None
         return framer.size, framer.hop
@@ -395,7 +340,7 @@ class Tagger:
         self, excerpt: Excerpt, framing: tuple[int, int], stop: threading.Event
     ) -> Iterator[np.ndarray]:
         """Windows (S,) of a recording; runs on a decoder's thread."""
-        rate = self.front_end.config.sample_rate
+        rate = self.rate
         whole = excerpt.start == 0 and excerpt.end is None
         meter = audio.BandMeter() if whole and not self._warned else None
         yield from audio.stream(
@@ -413,7 +358,7 @@ class Tagger:
 
     def _check_band(self, excerpt: Excerpt, meter: audio.BandMeter) -> None:
         """Warn, once in a tagger's life, of a whole recording that the model can hardly hear."""
-        low, high = self.front_end.config.band
+        low, high = self.band
         share = meter.share(low, high)
         if share < 0.5 and not self._warned:
             self._warned = True
@@ -433,14 +378,175 @@ class Tagger:
     ) -> _Flight:
         """Put windows through the network together; a GPU is not waited for."""
         jobs, windows = [job for job, _ in batch], [window for _, window in batch]
-        if reading is None:
-            scores = self._network(windows)
-        else:
-            scores = reading.take(*self._features(windows))
+        scores = self._network(windows) if reading is None else self._read(windows, reading)
         if scores.device.type != "cuda":
             return _Flight(jobs, scores.cpu())
         landing = scores.to("cpu", non_blocking=True)  # into pinned memory
         return _Flight(jobs, landing, torch.cuda.current_stream(scores.device).record_event())
+
+    def _news(self, begun: deque[_Job], on_error: str, width: int) -> Iterator[Piece | Failure]:
+        """What has come of the first recordings on their way; those that are complete leave."""
+        while begun:
+            job = begun[0]
+            if job.error is None and not np.isfinite(job.scores).all():
+                job.error = not_finite(job.path)
+            if job.error is not None:
+                job.scores.clear()
+            last = job.decoded and not job.missing
+            if job.error is None and (job.scores or last):
+                yield job.piece(last, self.rate, width)
+            if not last:
+                return
+            begun.popleft()
+            if job.error is not None and on_error == "raise":
+                raise job.error
+            if job.error is not None:
+                yield Failure(job.path, job.error)
+
+    @torch.inference_mode()
+    def score_windows(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 (B, L): scores of windows (S,), mono at the model's rate, as one batch."""
+        scores: np.ndarray = self._network(list(windows)).cpu().numpy()
+        return scores
+
+
+class Tagger(WindowScorer):
+    """A model ready to tag recordings.
+
+    >>> tagger = Tagger.from_pretrained()  # doctest: +SKIP
+    >>> for tag in tagger.tag("dog.wav"):  # doctest: +SKIP
+    ...     print(tag.label, tag.score)
+
+    A recording may be a path, a file's bytes, a binary file object, ``(samples, rate)`` or an
+    `Excerpt` of one. Whatever it is batched with, its scores are the same (within 1e-4).
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+    ) -> None:
+        """Takes the checkpoint's model over: moves it to `device` and into evaluation mode.
+
+        `precision` is that of the network; "auto" is the fastest that the device is made for.
+        """
+        super().__init__(choose_device(device))
+        self.checkpoint = checkpoint
+        self.model = checkpoint.model.to(self.device).eval()
+        self.dtype = choose_dtype(precision, self.device)
+        self.network = CapturedModel(for_inference(self.model, self.dtype))
+        self.front_end = checkpoint.make_front_end().to(self.device)
+        self.selector = Selector(checkpoint.vocabulary, checkpoint.thresholds)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+        packs: Iterable[LabelPack | str | os.PathLike[str]] = (),
+        **hub: Any,
+    ) -> Tagger:
+        """A tagger from a shipped model, a checkpoint folder or a hub repository.
+
+        `device` is "cpu", "cuda", "cuda:1", "mps" or "auto" (also None): an accelerator where
+        there is one. `precision` is "float32", "bfloat16", "float16" or "auto", the fastest that
+        the device is made for; scores in bfloat16 differ by some thousandths, at most by a few
+        hundredths (`tests/test_precision.py`). `packs`
+        are label packs (`atgnn.packs`), whose labels come after the model's own and leave the
+        scores of those as they are. Further arguments go to `Checkpoint.from_pretrained`.
+
+        Raises:
+            CheckpointError: no such model or pack, it is damaged, or a pack is another model's.
+            LabelError: a pack has a label that the model or another pack has.
+            ConfigError: no such device.
+        """
+        device = choose_device(device)
+        checkpoint = with_packs(Checkpoint.from_pretrained(name_or_path, **hub), packs)
+        return cls(checkpoint, device, precision)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the scores."""
+        return self.checkpoint.vocabulary.names
+
+    @property
+    def rate(self) -> int:
+        """Samples a second of what the network hears."""
+        return self.front_end.config.sample_rate
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Lowest and highest frequency that it can hear, in Hz."""
+        return self.front_end.config.band
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of a window unless another one is asked for."""
+        return self.checkpoint.window_seconds
+
+    @property
+    def activation(self) -> Literal["sigmoid", "softmax"]:
+        """How scores come from logits: independent ones, or ones that add up to 1."""
+        return self.checkpoint.activation
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the checkpoint's calibration is in the scores."""
+        return self.checkpoint.calibration is not None
+
+    # ------------------------------------------------------------------ one recording
+
+    def tag(
+        self,
+        source: Taggable,
+        top: int | None = None,
+        threshold: float | None = None,
+        ancestors: bool = False,
+    ) -> Tagging:
+        """The tags of one recording, best first; see `atgnn.tags.Selector` for the choice.
+
+        Raises:
+            AudioError: the recording is missing, unreadable, empty or not finite.
+        """
+        taggings = self.tag_many([source], top=top, threshold=threshold, ancestors=ancestors)
+        (tagging,) = taggings
+        assert isinstance(tagging, Tagging)
+        return tagging
+
+    # ------------------------------------------------------------------ many recordings
+
+    def tag_many(
+        self,
+        sources: Iterable[Taggable],
+        *,
+        top: int | None = None,
+        threshold: float | None = None,
+        ancestors: bool = False,
+        batch_size: int | None = None,
+        on_error: Literal["raise", "collect"] = "raise",
+    ) -> Iterator[Tagging | Failure]:
+        """Tag any number of recordings; yields in order, as soon as results are there.
+
+        `sources` may be a generator: it is drawn from two batches ahead. With
+        ``on_error="collect"`` a bad recording gives a `Failure` in its place and the rest go on.
+        """
+        check_choice(top, threshold)
+        for result in self.score_many(sources, batch_size=batch_size, on_error=on_error):
+            if isinstance(result, Failure):
+                yield result
+                continue
+            yield self.selector.tagging(
+                result.path,
+                result.duration,
+                result.mean,
+                top=top,
+                threshold=threshold,
+                ancestors=ancestors,
+            )
+
+    # ------------------------------------------------------------------ the network
 
     def _features(self, windows: list[np.ndarray]) -> tuple[Tensor, Tensor | None]:
         """Features (B, T, F), on the device, of windows (S,), and frames (B,) of unequal ones."""
@@ -466,30 +572,8 @@ class Tagger:
             scores[silent] = 0
         return scores
 
-    def _news(self, begun: deque[_Job], on_error: str, width: int) -> Iterator[Piece | Failure]:
-        """What has come of the first recordings on their way; those that are complete leave."""
-        while begun:
-            job = begun[0]
-            if job.error is None and not np.isfinite(job.scores).all():
-                job.error = not_finite(job.path)
-            if job.error is not None:
-                job.scores.clear()
-            last = job.decoded and not job.missing
-            if job.error is None and (job.scores or last):
-                yield job.piece(last, self.front_end.config.sample_rate, width)
-            if not last:
-                return
-            begun.popleft()
-            if job.error is not None and on_error == "raise":
-                raise job.error
-            if job.error is not None:
-                yield Failure(job.path, job.error)
-
-    @torch.inference_mode()
-    def score_windows(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 (B, L): scores of windows (S,), mono at the model's rate, as one batch."""
-        scores: np.ndarray = self._network(list(windows)).cpu().numpy()
-        return scores
+    def _read(self, windows: list[np.ndarray], reading: Reading) -> Tensor:
+        return reading.take(*self._features(windows))
 
 
 def not_finite(path: str | None) -> AudioError:
@@ -521,7 +605,7 @@ class _Flight:
 class _Job:
     """One recording on its way: its windows as they are decoded, its scores as they come."""
 
-    tagger: Tagger
+    scorer: WindowScorer
     source: Taggable
     pool: ThreadPoolExecutor
     framing: tuple[int, int]
@@ -537,7 +621,7 @@ class _Job:
     def __post_init__(self) -> None:
         excerpt = self.source if isinstance(self.source, Excerpt) else Excerpt(self.source)
         self.path = _name(excerpt.source)
-        self._windows = self.tagger._windows_of(excerpt, self.framing, self.stop)
+        self._windows = self.scorer._windows_of(excerpt, self.framing, self.stop)
         self._asked = FIRST_DRAW
         self._drawn: Future[list[np.ndarray]] = self.pool.submit(self._draw, FIRST_DRAW)
 
