@@ -20,7 +20,7 @@ FLOORS = [
     {"encoder", "packs"},
     {"tagger", "doctor"},
     {"embeddings", "events", "explain", "formats", "learn", "scoring"},
-    {"archive", "export", "hear", "hf", "review", "search"},
+    {"archive", "export", "hear", "hf", "others", "review", "search"},
     {"calibrate", "evaluate", "prepare", "training"},
     {"app"},
     {"terminal"},

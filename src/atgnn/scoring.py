@@ -42,7 +42,7 @@ from atgnn.files import new_file
 from atgnn.tagger import Excerpt, Scores, Taggable, Tagger, WindowScorer
 from atgnn.tags import Failure
 
-__all__ = ["ScoreTable", "ScoresError", "sources"]
+__all__ = ["ScoreTable", "ScoresError", "is_score_file", "sources"]
 
 FORMAT, VERSION, KEY = "atgnn scores", 1, b"atgnn_scores"
 PLACE = ("path", "start", "end")  # columns that say which clip
@@ -366,6 +366,14 @@ class ScoreTable:
             if first != row and not np.array_equal(self.values[first], self.values[row]):
                 raise ScoresError(f"{self.paths[row]} is listed twice, with different scores")
         return place
+
+
+def is_score_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a Parquet file says that it is one of scores; False for what is no Parquet file."""
+    try:
+        return KEY in (_parquet().read_schema(path).metadata or {})
+    except (OSError, ValueError):
+        return False
 
 
 def _times(keys: Sequence[Any]) -> list[int]:

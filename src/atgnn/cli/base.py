@@ -6,7 +6,8 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from enum import Enum
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -15,14 +16,17 @@ from atgnn import __version__
 from atgnn.errors import AtgnnError, AudioError, ConfigError
 
 __all__ = [
+    "Activation",
     "BatchOption",
     "DeviceOption",
+    "FillOption",
     "FoldOption",
     "ForceOption",
     "ModelOption",
     "PackOption",
     "PrecisionOption",
     "SplitOption",
+    "ToOption",
     "app",
     "grouped",
     "refuse_idle",
@@ -104,8 +108,31 @@ PackOption = Annotated[
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+ToOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep the labels of this vocabulary, matched by AudioSet identifier: audioset, "
+        "fsd50k, a list of labels, or a model."
+    ),
+]
+FillOption = Annotated[
+    bool,
+    typer.Option("--fill", help="With --to: a label without scores is made of those below it."),
+]
 FoldOption = Annotated[int | None, typer.Option(help="Only this fold.")]
 SplitOption = Annotated[str | None, typer.Option(help="Only this split.")]
+
+
+class Activation(str, Enum):
+    """How a model's scores come from its logits."""
+
+    SIGMOID = "sigmoid"
+    SOFTMAX = "softmax"
+
+    @property
+    def kind(self) -> Literal["sigmoid", "softmax"]:
+        """As the package calls it."""
+        return "sigmoid" if self is Activation.SIGMOID else "softmax"
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

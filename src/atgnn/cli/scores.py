@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from atgnn.cli.base import (
+    Activation,
     BatchOption,
     DeviceOption,
+    FillOption,
     FoldOption,
     ForceOption,
     PrecisionOption,
     SplitOption,
+    ToOption,
     app,
     refuse_idle,
 )
@@ -20,9 +23,26 @@ from atgnn.errors import counted
 
 @app.command()
 def score(
-    model: Annotated[str, typer.Argument(help="A shipped model, a folder or a hub name.")],
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A shipped model, a folder or a hub name; hf: before the name of any audio "
+            "classification model of transformers."
+        ),
+    ],
     clips: Annotated[str, typer.Argument(help="A table or folder of clips, packed ones too.")],
     out: Annotated[Path, typer.Option(help="The score file, .parquet.")],
+    to: ToOption = None,
+    fill: FillOption = False,
+    window: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="With hf: seconds of a window. [what the model takes, or 10]"),
+    ] = None,
+    activation: Annotated[
+        Activation | None,
+        typer.Option(help="With hf: of labels that are independent, or not. [as the model says]"),
+    ] = None,
     fold: FoldOption = None,
     split: SplitOption = None,
     skip_bad: Annotated[
@@ -36,24 +56,40 @@ def score(
     """Write the scores of all labels of clips into one Parquet file.
 
     The same file serves enhancement, distillation, ensembles, thresholds and evaluation.
+
+    Example: atgnn score hf:MIT/ast-finetuned-audioset-10-10-0.4593 CLIPS --out ast.parquet
     """
     from atgnn.data.store import clips_of, open_clips
     from atgnn.evaluate import choose_clips
     from atgnn.files import check_new
+    from atgnn.others import mapped, target_labels
+    from atgnn.others.huggingface import HuggingFaceScorer, is_hugging_face
     from atgnn.scoring import ScoreTable
-    from atgnn.tagger import Tagger
+    from atgnn.tagger import Tagger, WindowScorer
     from atgnn.tags import Failure
     from atgnn.terminal import counter, say, show_warnings
 
     show_warnings()
     check_new(out, force)
-    tagger = Tagger.from_pretrained(model, device, precision)
+    if to is None:
+        refuse_idle(context, "without --to", "fill")
+    scorer: WindowScorer
+    if is_hugging_face(model):
+        refuse_idle(context, "with hf: models, which run as they are", "precision")
+        kind = None if activation is None else activation.kind
+        scorer = HuggingFaceScorer.from_pretrained(
+            model, device, window_seconds=window, activation=kind
+        )
+    else:
+        refuse_idle(context, "without hf:, as a checkpoint says it", "window", "activation")
+        scorer = Tagger.from_pretrained(model, device, precision)
+    wanted = None if to is None else target_labels(to)
     opened = open_clips(clips)
     chosen = choose_clips(clips_of(opened), fold=fold, split=split)
     failures: list[Failure] = []
     with counter(len(chosen)) as progress:
         table = ScoreTable.of(
-            tagger,
+            scorer,
             opened,
             only=chosen,
             batch_size=batch_size,
@@ -61,7 +97,12 @@ def score(
             progress=progress,
             on_failure=failures.append if skip_bad else None,
         )
+    notes: list[str] = []
+    if wanted is not None:
+        table, notes = mapped(table, wanted, fill=fill)
     table.write(out, force=force)
+    for note in notes:
+        say(note)
     for failure in failures:
         say(failure, "left out: ")
     typer.echo(f"{counted(len(table), 'clip')} x {counted(len(table.labels), 'label')} in {out}")

@@ -1,0 +1,148 @@
+"""Which clip each row of somebody's scores is.
+
+N rows, C clips of a table.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atgnn.data.audioset import segment_names
+from atgnn.data.clips import Clips
+from atgnn.data.hdf5 import ENDINGS
+from atgnn.errors import AtgnnError
+from atgnn.others.arrays import NAMES, open_hdf5, texts
+from atgnn.scoring import ScoresError
+
+__all__ = ["clips_named", "read_names"]
+
+
+def read_names(path: Path) -> list[str]:
+    """The names of clips in a file, in the order of their rows.
+
+    Text with a name on each line; a table (CSV, TSV, Parquet) with a column of names; JSON: a
+    list, a mapping from names to rows, or a manifest as PSLA and AST use it; a pickled mapping from
+    names to rows, as EfficientAT has it; an HDF5 file with ``audio_name``, as PANNs and PaSST pack
+    sounds.
+
+    Raises:
+        ScoresError: no such file, or it holds nothing of the kind.
+    """
+    if not path.is_file():
+        raise ScoresError(f"no list of names {path}: give a file that names the clips in order")
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".csv", ".tsv", ".parquet"):
+            return _of_table(path)
+        if suffix in ENDINGS:
+            with open_hdf5(path) as file:
+                return _of_arrays({name: file[name][()] for name in NAMES if name in file}, path)
+        if suffix == ".json":
+            return _of_content(json.loads(path.read_text(encoding="utf-8-sig")), path)
+        if suffix in (".pkl", ".pickle"):
+            return _of_content(_PlainUnpickler(io.BytesIO(path.read_bytes())).load(), path)
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except AtgnnError:
+        raise
+    except (OSError, ValueError, EOFError, pickle.UnpicklingError, IndexError, KeyError) as error:
+        detail = " ".join(str(error).split())[:120]
+        raise ScoresError(f"the names in {path} cannot be read: {detail}") from None
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, texts, lists and mappings; a pickle that wants to run code is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(
+            f"it holds {module}.{name}, and unpickling that may run anything: save the names as "
+            "JSON"
+        )
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to objects outside the file")
+
+
+def _of_table(path: Path) -> list[str]:
+    import pandas
+
+    if path.suffix.lower() == ".parquet":
+        table = pandas.read_parquet(path)
+    else:
+        table = pandas.read_csv(path, sep=None, engine="python", dtype=str)
+    known = [name for name in NAMES if name in table]
+    if not known and len(table.columns) > 1:
+        raise ScoresError(
+            f"{path} has no column of names: expected one called {', '.join(NAMES[:3])} or the like"
+        )
+    return [str(name) for name in table[known[0] if known else table.columns[0]]]
+
+
+def _of_arrays(found: Mapping[str, Any], path: Path) -> list[str]:
+    if not found:
+        raise ScoresError(f"{path} has no dataset of names ({', '.join(NAMES)})")
+    return texts(next(iter(found.values())))
+
+
+def _of_content(content: Any, path: Path) -> list[str]:
+    if isinstance(content, Mapping) and isinstance(content.get("data"), list):
+        return [str(entry["wav"]) for entry in content["data"]]
+    if isinstance(content, Mapping):
+        by_row = {int(row): str(name) for name, row in content.items()}
+        if sorted(by_row) != list(range(len(content))):
+            raise ScoresError(f"{path}: rows must be 0, 1, 2, ..., each once")
+        return [by_row[row] for row in range(len(by_row))]
+    if isinstance(content, list):
+        return [str(name) for name in content]
+    raise ScoresError(f"{path} holds no names: expected a list, or rows by name")
+
+
+def clips_named(names: Sequence[str], clips: Clips) -> list[int]:
+    """The clip (C) that each name means, or -1.
+
+    By its path; else by its file's name, with or without ending; else, for AudioSet, by the id of
+    the video in the name, with times and a leading Y or without.
+
+    Raises:
+        ScoresError: a name means several clips, or several names mean one.
+    """
+    exact = _index((str(path), row) for row, path in enumerate(clips.paths))
+    loose = [
+        _index((path.name, row) for row, path in enumerate(clips.paths)),
+        _index((path.stem, row) for row, path in enumerate(clips.paths)),
+        _index(
+            (video, row)
+            for row, path in enumerate(clips.paths)
+            for video, _ in segment_names(path.stem)
+        ),
+    ]
+    found = []
+    for name in names:
+        stem, rows = Path(name).name, exact.get(name, [])
+        asked = ([stem], [Path(name).stem, stem], [video for video, _ in _segments(name)])
+        for index, keys in zip(loose, asked, strict=True):
+            if not rows:
+                rows = next((index[key] for key in keys if key in index), [])
+        if len(rows) > 1:
+            raise ScoresError(
+                f"{name} means {len(rows)} of the clips, the first is {clips.paths[rows[0]]}: "
+                "name them with their folders, or give a table without the others"
+            )
+        found.append(rows[0] if rows else -1)
+    return found
+
+
+def _index(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for key, row in pairs:
+        if row not in rows.setdefault(key, []):
+            rows[key].append(row)
+    return rows
+
+
+def _segments(name: str) -> list[tuple[str, tuple[float, ...]]]:
+    return [one for stem in (Path(name).stem, Path(name).name) for one in segment_names(stem)]
