@@ -29,7 +29,14 @@ from atgnn.model import ATGNN
 from atgnn.model.beside import LabelsBeside
 from atgnn.model.digest import weights_digest
 from atgnn.model.label import LabelBranch
-from atgnn.networks import Network, NetworkConfig, base_labels, empty_network
+from atgnn.networks import (
+    Network,
+    NetworkConfig,
+    base_labels,
+    check_front_end,
+    empty_network,
+    kind_of,
+)
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -38,7 +45,6 @@ __all__ = [
     "Checkpoint",
     "Provenance",
     "card_sections",
-    "check_bins",
     "read_weights",
     "shipped_models",
 ]
@@ -48,11 +54,6 @@ DEFAULT_MODEL = "everyday-mini"
 ENCODER_FORMAT: Literal["atgnn encoder"] = "atgnn encoder"  # of `atgnn.encoder`, for its refusal
 _SHIPPED = Path(__file__).parent / "pretrained"
 _FILES = ("config.json", "model.safetensors", "README.md")
-_TAGS = {"atgnn": "graph-neural-network", "efficientnet-lite": "efficientnet"}
-_SUMMARIES = {
-    "atgnn": "An audio tagging graph neural network.",
-    "efficientnet-lite": "An EfficientNet-Lite for audio tagging.",
-}
 ATTRIBUTION, HEARD = "ATTRIBUTION.csv", "heard.safetensors"  # may lie beside them
 PREPROCESSOR = "preprocessor_config.json"  # for `transformers`; we do not read it
 _OTHERS = (ATTRIBUTION, HEARD, PREPROCESSOR)
@@ -99,12 +100,6 @@ class Calibration(BaseModel):
         return out
 
 
-def check_bins(front_end: FrontEndConfig, model: NetworkConfig) -> None:
-    """Raises `ValueError` where network and front end disagree on the number of mel bins."""
-    if front_end.n_mels != model.n_mels:
-        raise ValueError(f"front end with {front_end.n_mels} bins, model with {model.n_mels}")
-
-
 def card_sections(sections: dict[str, str], notes: Iterable[str]) -> list[str]:
     """Lines of a card: what there is to say under each title, then further paragraphs."""
     lines = []
@@ -138,7 +133,7 @@ class _Description(BaseModel):
             raise ValueError(f"{len(self.labels)} labels for {self.model.num_labels} outputs")
         if self.thresholds is not None and len(self.thresholds) != len(self.labels):
             raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.labels)} labels")
-        check_bins(self.front_end, self.model)
+        check_front_end(self.front_end, self.model)
         return self
 
 
@@ -389,19 +384,19 @@ class Checkpoint:
             "---",
             "library_name: atgnn",
             "pipeline_tag: audio-classification",
-            f"tags: [audio-tagging, {_TAGS[config.kind]}]",
+            f"tags: [audio-tagging, {kind_of(config).tag}]",
             *([f"license: {about.licence_id}"] if about.licence_id else []),
             "---",
             "",
             "# ATGNN checkpoint",
             "",
-            about.summary or _SUMMARIES[config.kind],
+            about.summary or kind_of(config).summary,
             "",
             "| | |",
             "|---|---|",
             f"| labels | {len(self.vocabulary)} |",
             f"| parameters | {size:.2f} M |",
-            f"| input | {self.front_end.sample_rate} Hz mono, {config.n_mels} mel bins |",
+            f"| input | {self.front_end.sample_rate} Hz mono, {self.front_end.summary} |",
             f"| scores | {self.activation}{', calibrated' if self.calibration else ''} |",
             f"| made with | atgnn {about.atgnn_version} |",
             "",

@@ -18,7 +18,6 @@ from atgnn.checkpoint import (
     ENCODER_FORMAT,
     Provenance,
     card_sections,
-    check_bins,
     read_weights,
 )
 from atgnn.errors import CheckpointError, describe_error
@@ -28,6 +27,7 @@ from atgnn.model import ATGNN, ModelConfig
 from atgnn.model.empty import empty_model
 from atgnn.model.layers import spread_of
 from atgnn.model.patch import PatchEncoder
+from atgnn.networks import check_front_end
 
 __all__ = ["Encoder", "embed", "is_encoder"]
 
@@ -47,7 +47,7 @@ class _Description(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> "_Description":
-        check_bins(self.front_end, self.model)
+        check_front_end(self.front_end, self.model)
         return self
 
 
@@ -163,7 +163,7 @@ class Encoder:
             "|---|---|",
             "| labels | none |",
             f"| parameters | {size:.2f} M |",
-            f"| input | {self.front_end.sample_rate} Hz mono, {self.front_end.n_mels} mel bins |",
+            f"| input | {self.front_end.sample_rate} Hz mono, {self.front_end.summary} |",
             f"| made with | atgnn {about.atgnn_version} |",
             "",
             "```sh",

@@ -33,7 +33,6 @@ from atgnn import __version__
 from atgnn.checkpoint import Checkpoint
 from atgnn.errors import AtgnnError, MissingExtraError
 from atgnn.files import new_file
-from atgnn.frontend import FrontEndConfig
 from atgnn.graph import ceil_div, use_backend
 from atgnn.model import ATGNN, ModelConfig
 from atgnn.model.inference import for_inference
@@ -127,7 +126,7 @@ def export_onnx(
 def describe(checkpoint: Checkpoint, front_end: bool, int8: bool) -> dict[str, Any]:
     """What the file says of itself."""
     config = checkpoint.front_end
-    frames = least_frames(checkpoint.model.config)  # type: ignore[arg-type]
+    frames = least_frames(checkpoint.model.config)
     return {
         "format_version": 1,
         "atgnn_version": __version__,
@@ -138,7 +137,7 @@ def describe(checkpoint: Checkpoint, front_end: bool, int8: bool) -> dict[str, A
         "sample_rate": config.sample_rate,
         "window_seconds": checkpoint.window_seconds,
         "front_end": config.model_dump(mode="json"),
-        "least": _samples(config, frames) if front_end else frames,
+        "least": config.frames_to_samples(frames) if front_end else frames,
         "int8": int8,
         "digest": checkpoint.digest(),
         "licence": checkpoint.provenance.licence,
@@ -169,10 +168,6 @@ def _enough(config: ModelConfig, frames: int) -> bool:
             return False
         block += count
     return True
-
-
-def _samples(config: FrontEndConfig, frames: int) -> int:
-    return config.window + (frames - 1) * config.hop
 
 
 def _check_exportable(checkpoint: Checkpoint) -> None:
@@ -217,11 +212,12 @@ def _need_packages() -> None:
 def _traced(checkpoint: Checkpoint, front_end: bool) -> Any:
     """The model as a program in ONNX; batch and time are free in it."""
     portable, config = Portable(checkpoint, front_end), checkpoint.front_end
-    least = least_frames(checkpoint.model.config)  # type: ignore[arg-type]
+    least = least_frames(checkpoint.model.config)
     frames = 2 * least + 7
     dim = torch.export.Dim
     if front_end:
-        sound, smallest = torch.zeros(2, _samples(config, frames)), _samples(config, least)
+        sound = torch.zeros(2, config.frames_to_samples(frames))
+        smallest = config.frames_to_samples(least)
         sound += 0.1 * torch.linspace(-1, 1, sound.shape[1])
     else:
         sound, smallest = torch.linspace(-1, 1, 2 * frames * config.n_mels), least

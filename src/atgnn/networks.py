@@ -1,36 +1,127 @@
 """Whatever can sit in a checkpoint: ATGNN, or a baseline behind the same interface.
 
 A network is a module with ``forward(mel (B, T, F), lengths (B,) | None) -> logits (B, S)`` and a
-frozen ``config``, whose ``kind`` says which class it belongs to.
+frozen ``config``, whose ``kind`` says which row of the table below it belongs to.
 """
 
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, Union, cast
 
 import torch
 from pydantic import Discriminator, Tag
 
 from atgnn.baselines import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
+from atgnn.baselines.base import Baseline, BaselineConfig
+from atgnn.baselines.imagenet import load_imagenet
 from atgnn.errors import ConfigError, did_you_mean
+from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.model import ATGNN, PRESETS, ModelConfig, cost, inference
 from atgnn.model.atgnn import initialise
 from atgnn.model.beside import LabelsBeside
+from atgnn.model.config import LayoutConfig
 from atgnn.model.empty import without_values
 from atgnn.model.inference import InferenceModel
+from atgnn.model.weights import load_published
 
 __all__ = [
+    "KINDS",
+    "Kind",
     "Network",
     "NetworkConfig",
     "base_labels",
     "build",
+    "check_front_end",
     "empty_network",
     "for_inference",
     "initialise_network",
+    "kind_of",
     "measure_cost",
     "network_names",
     "network_preset",
+    "own_frames",
+    "own_front_end",
+    "preset_cost",
 ]
 
-Network: TypeAlias = ATGNN | EfficientNetLite | LabelsBeside
+Network: TypeAlias = ATGNN | Baseline | LabelsBeside
+
+
+class Kind(NamedTuple):
+    """All that differs from one kind of network to another."""
+
+    config: type[LayoutConfig]
+    build: Callable[[Any], Network]
+    presets: Mapping[str, LayoutConfig]
+    tag: str  # for model cards on the hub
+    summary: str  # for model cards, one sentence
+    initialise: Callable[[Any, float], None]
+    for_inference: Callable[[Any, torch.dtype], InferenceModel]
+    measure_cost: Callable[[Any, int], cost.Cost]
+    #: What an `init` of this name fills the network with: a report, and a line for its card.
+    starts: Mapping[str, Callable[[Any], tuple[str, str]]] = {}
+    #: Fills a network, in place, from published weights; the result's text is a report.
+    load: Callable[[Any, Path], object] | None = None
+    #: Whether a path that there is can be given to `load`.
+    loads: Callable[[Path], bool] = Path.is_file
+    #: Front ends of presets that hear something else than `config.front_end`.
+    front_ends: Mapping[str, str] = {}
+
+
+def _for_inference(network: ATGNN | LabelsBeside, dtype: torch.dtype) -> InferenceModel:
+    if isinstance(network, LabelsBeside):
+        return inference.for_inference_beside(network, dtype)
+    return inference.for_inference(network, dtype)
+
+
+def _baseline(
+    config: type[BaselineConfig],
+    network: type[Baseline],
+    presets: Mapping[str, BaselineConfig],
+    tag: str,
+    summary: str,
+    **special: Any,
+) -> Kind:
+    """A row for a baseline, which says most things itself."""
+
+    def measure(layout: BaselineConfig, frames: int) -> cost.Cost:
+        return cast(Baseline, empty_network(layout)).measure_cost(frames)
+
+    return Kind(
+        config,
+        network,
+        presets,
+        tag,
+        summary,
+        network.initialise,
+        network.for_inference,
+        measure,
+        **special,
+    )
+
+
+#: All kinds, by the `kind` of their configuration.
+KINDS: dict[str, Kind] = {
+    "atgnn": Kind(
+        ModelConfig,
+        ATGNN,
+        PRESETS,
+        "graph-neural-network",
+        "An audio tagging graph neural network.",
+        initialise,
+        _for_inference,
+        cost.measure_cost,
+        load=lambda model, path: load_published(path, model),
+    ),
+    "efficientnet-lite": _baseline(
+        EfficientNetLiteConfig,
+        EfficientNetLite,
+        LITE_PRESETS,
+        "efficientnet",
+        "An EfficientNet-Lite for audio tagging.",
+        starts={"imagenet": load_imagenet},
+    ),
+}
 
 
 def _kind(value: Any) -> str:
@@ -41,38 +132,73 @@ def _kind(value: Any) -> str:
 
 
 #: For fields of settings: read from JSON by its kind.
-NetworkConfig: TypeAlias = Annotated[
-    Annotated[ModelConfig, Tag("atgnn")]
-    | Annotated[EfficientNetLiteConfig, Tag("efficientnet-lite")],
-    Discriminator(_kind),
-]
+if TYPE_CHECKING:
+    NetworkConfig: TypeAlias = LayoutConfig
+else:
+    NetworkConfig = Annotated[
+        Union[tuple(Annotated[kind.config, Tag(name)] for name, kind in KINDS.items())],  # noqa: UP007
+        Discriminator(_kind),
+    ]
 
-_PRESETS: dict[str, ModelConfig | EfficientNetLiteConfig] = {**PRESETS, **LITE_PRESETS}
+_OF_PRESET = {preset: kind for kind in KINDS.values() for preset in kind.presets}
+
+
+def kind_of(config: LayoutConfig) -> Kind:
+    """The row of a configuration."""
+    return KINDS[config.kind]
 
 
 def network_names() -> list[str]:
     """Names of all presets: ATGNN's from small to large, then the baselines."""
-    return list(_PRESETS)
+    return list(_OF_PRESET)
 
 
-def network_preset(name: str, **changes: Any) -> ModelConfig | EfficientNetLiteConfig:
+def network_preset(name: str, **changes: Any) -> LayoutConfig:
     """A preset's configuration, with some fields changed; ConfigError where they do not fit."""
-    if name not in _PRESETS:
+    return _kind_with(name).presets[name].replace(**changes)
+
+
+def own_front_end(name: str) -> FrontEndConfig:
+    """What the network of a preset hears where it was published; ConfigError if unknown."""
+    kind = _kind_with(name)
+    return FRONT_ENDS[kind.front_ends.get(name, kind.config.front_end)]
+
+
+def own_frames(name: str, seconds: float) -> int:
+    """Frames that the network of a preset gets of a clip from its own front end."""
+    front_end = own_front_end(name)
+    return front_end.pad_to_frames or front_end.seconds_to_frames(seconds)
+
+
+def _kind_with(name: str) -> Kind:
+    if name not in _OF_PRESET:
         raise ConfigError(
-            f"unknown preset {name!r} (there are {', '.join(_PRESETS)})"
-            f"{did_you_mean(name, _PRESETS)}"
+            f"unknown preset {name!r} (there are {', '.join(_OF_PRESET)})"
+            f"{did_you_mean(name, _OF_PRESET)}"
         )
-    return _PRESETS[name].replace(**changes)
+    return _OF_PRESET[name]
 
 
-def build(config: ModelConfig | EfficientNetLiteConfig) -> Network:
+def check_front_end(front_end: FrontEndConfig, config: LayoutConfig) -> None:
+    """Raises `ValueError` where a network cannot hear what a front end makes."""
+    heard = FRONT_ENDS[config.front_end].kind == "waveform"
+    if (front_end.kind == "waveform") != heard:
+        sorts = ("the waveform", "mel bins")
+        made, wanted = sorts if front_end.kind == "waveform" else sorts[::-1]
+        raise ValueError(
+            f"the front end makes {made}, a network of kind {config.kind} hears {wanted}: set "
+            "front_end={preset: own}"
+        )
+    if front_end.n_mels != config.n_mels:
+        raise ValueError(f"front end with {front_end.n_mels} bins, model with {config.n_mels}")
+
+
+def build(config: LayoutConfig) -> Network:
     """A network with random weights."""
-    if isinstance(config, EfficientNetLiteConfig):
-        return EfficientNetLite(config)
-    return ATGNN(config)
+    return kind_of(config).build(config)
 
 
-def empty_network(config: ModelConfig | EfficientNetLiteConfig) -> Network:
+def empty_network(config: LayoutConfig) -> Network:
     """A network that takes no memory, to count its layers or to fill it from a file."""
     with without_values():
         return build(config)
@@ -80,29 +206,30 @@ def empty_network(config: ModelConfig | EfficientNetLiteConfig) -> Network:
 
 def initialise_network(network: Network, residual_scale: float) -> None:
     """Draw random weights, the residual branches' last scale as given."""
-    if isinstance(network, EfficientNetLite):
-        network.initialise(residual_scale)
-    elif isinstance(network, ATGNN):
-        initialise(network, residual_scale)
+    kind_of(network.config).initialise(network, residual_scale)
 
 
 def for_inference(network: Network, dtype: torch.dtype = torch.float32) -> InferenceModel:
     """A copy for inference alone, norms folded away; see `atgnn.model.inference`."""
-    if isinstance(network, EfficientNetLite):
-        return network.for_inference(dtype)
-    if isinstance(network, LabelsBeside):
-        return inference.for_inference_beside(network, dtype)
-    return inference.for_inference(network, dtype)
+    return kind_of(network.config).for_inference(network, dtype)
 
 
 def base_labels(network: Network) -> int:
     """How many labels a network has without those of packs."""
-    return (network.network if isinstance(network, LabelsBeside) else network).config.num_labels
+    own = network.network if isinstance(network, LabelsBeside) else network
+    return cast(int, own.config.num_labels)
 
 
-def measure_cost(config: ModelConfig | EfficientNetLiteConfig, frames: int = 1024) -> cost.Cost:
+def measure_cost(config: LayoutConfig, frames: int = 1024) -> cost.Cost:
     """Parameters and multiply-accumulates for one clip of `frames` frames."""
-    if isinstance(config, ModelConfig):
-        return cost.measure_cost(config, frames)
-    with without_values():
-        return EfficientNetLite(config).measure_cost(frames)
+    return kind_of(config).measure_cost(config, frames)
+
+
+def preset_cost(name: str, frames: int = 1024, **changes: Any) -> cost.Cost:
+    """What a preset costs for a clip as long as `frames` frames of 10 ms, which ATGNN hears.
+
+    Networks that hear something else get as much of their own input: samples, or other frames.
+    """
+    if own_front_end(name) != FRONT_ENDS["paper"]:
+        frames = own_frames(name, frames * FRONT_ENDS["paper"].hop_ms / 1000)
+    return measure_cost(network_preset(name, **changes), frames)

@@ -313,7 +313,7 @@ def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:
 
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"Presets with {classes} classes; work for {frames} frames",
+        title=f"Presets with {classes} classes; work for {frames} frames of 10 ms",
         title_justify="left",
         caption="trainable: parameters that learn; stored: with frozen relative tables; GMAC: 1e9 "
         "multiply-accumulates; paper: its Tables I and II, at 200 classes",

@@ -7,20 +7,18 @@ spectrogram is a grey picture here, frequency upwards, time to the right.
 B batch, F frequency, T time, C channels, S labels. Features are channels-last: ``(B, F, T, C)``.
 """
 
-import copy
 import math
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from atgnn.graph import ceil_div, mean_nodes
-from atgnn.model.config import LayoutConfig
-from atgnn.model.cost import Cost
-from atgnn.model.inference import InferenceModel, check_dtype, fold
-from atgnn.model.layers import BatchNorm, DropPath, LinearNorm, Patches, Unchanged, check_input
+from atgnn.baselines.base import Baseline, BaselineConfig
+from atgnn.graph import mean_nodes
+from atgnn.model.layers import BatchNorm, DropPath, LinearNorm, Patches, check_input
 
 __all__ = ["LITE_PRESETS", "EfficientNetLite", "EfficientNetLiteConfig"]
 
@@ -38,8 +36,10 @@ STAGES = (
 )
 
 
-class EfficientNetLiteConfig(LayoutConfig):
+class EfficientNetLiteConfig(BaselineConfig):
     """Layout of an EfficientNet-Lite; the default is Lite0."""
+
+    front_end: ClassVar[str] = "paper"
 
     kind: Literal["efficientnet-lite"] = "efficientnet-lite"
     width: float = Field(1.0, gt=0, description="factor of the channels")
@@ -122,14 +122,16 @@ def _pointwise(inputs: int, outputs: int) -> LinearNorm:
     return LinearNorm(inputs, outputs, bias=False, eps=1e-3)
 
 
-class EfficientNetLite(nn.Module):
-    """Log-mel spectrogram in, one logit per label out; the interface of `atgnn.model.ATGNN`."""
+class EfficientNetLite(Baseline):
+    """Log-mel spectrogram in, one logit per label out.
 
-    by_label = ("classifier.weight", "classifier.bias")
+    It knows which cells are sound, in training too: `forward` is its own.
+    """
+
+    by_label: ClassVar[tuple[str, ...]] = ("classifier.weight", "classifier.bias")
 
     def __init__(self, config: EfficientNetLiteConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.stem = SpatialNorm(config.in_channels, STEM, 3, 2, 1)
         self.blocks = nn.ModuleList(_blocks(config))
         self.head = _pointwise(config.channels(STAGES[-1][3]), HEAD)
@@ -167,32 +169,13 @@ class EfficientNetLite(nn.Module):
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
-    def for_inference(self, dtype: torch.dtype = torch.float32) -> InferenceModel:
-        """As `atgnn.model.inference.for_inference`: a copy with its norms folded away."""
-        check_dtype(dtype)
-        folded = copy.deepcopy(self).eval().requires_grad_(False)
-        for module in folded.modules():
-            if isinstance(module, LinearNorm | SpatialNorm):
-                linear = module.linear if isinstance(module, LinearNorm) else module.conv
-                fold(linear, module.norm, linear.weight)
-                module.norm = Unchanged()
-        if dtype != torch.float32:
-            for module in folded.modules():
-                if isinstance(module, nn.Linear | nn.Conv2d):
-                    module.to(dtype)
-        return InferenceModel(folded, dtype)
-
-    def measure_cost(self, frames: int) -> Cost:
-        """Parameters and multiply-accumulates for one clip, as `atgnn.model.cost.measure_cost`."""
-        rows, columns, macs = self.config.n_mels, frames, 0
-        for module in self.modules():  # in the order in which they compute
-            if isinstance(module, SpatialNorm):
-                rows, columns = ceil_div(rows, module.stride), ceil_div(columns, module.stride)
-                macs += rows * columns * module.conv.weight.numel()
-            elif isinstance(module, LinearNorm):
-                macs += rows * columns * module.linear.weight.numel()
-        parameters = sum(p.numel() for p in self.parameters())
-        return Cost(parameters, parameters, (macs + self.classifier.weight.numel()) / 1e9)
+    def norm_pairs(self) -> Iterator[tuple[Any, nn.Module, str]]:
+        """As `Baseline.norm_pairs`."""
+        for module in self.modules():
+            if isinstance(module, LinearNorm):
+                yield module.linear, module, "norm"
+            elif isinstance(module, SpatialNorm):
+                yield module.conv, module, "norm"
 
 
 def _blocks(config: EfficientNetLiteConfig) -> list[InvertedBlock]:

@@ -12,7 +12,9 @@ from atgnn.cli.base import app, refuse_idle
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One array of objects.")] = False,
     classes: Annotated[int, typer.Option(min=1, help="Number of labels.")] = 200,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of the input.")] = 1024,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Length of the clip, in frames of 10 ms.")
+    ] = 1024,
 ) -> None:
     """List the presets with their size and work, and the models that ship."""
     from dataclasses import asdict
@@ -20,13 +22,10 @@ def models(
     from rich.console import Console
 
     from atgnn.checkpoint import shipped_models
-    from atgnn.networks import measure_cost, network_names, network_preset
+    from atgnn.networks import network_names, preset_cost
     from atgnn.terminal import models_table
 
-    costs = {
-        name: measure_cost(network_preset(name, num_labels=classes), frames)
-        for name in network_names()
-    }
+    costs = {name: preset_cost(name, frames, num_labels=classes) for name in network_names()}
     if as_json:
         typer.echo(json.dumps([{"name": name, **asdict(cost)} for name, cost in costs.items()]))
         return

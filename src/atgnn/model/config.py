@@ -3,7 +3,7 @@
 One frozen record says everything about the layers; geometry is derived from it.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,9 +24,14 @@ _Layout = TypeVar("_Layout", bound="LayoutConfig")
 
 
 class LayoutConfig(BaseModel):
-    """What every network's configuration has; `kind` says which network it is."""
+    """What every network's configuration has; `kind` says which network it is.
+
+    Attributes:
+        front_end: the name in `atgnn.frontend.FRONT_ENDS` of what such a network hears.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    front_end: ClassVar[str] = "paper"
 
     kind: str
     num_labels: int = Field(200, ge=1, description="classes; one score each")

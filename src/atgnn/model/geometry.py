@@ -75,4 +75,4 @@ class NodePlaces:
 
     @property
     def _middle(self) -> float:
-        return self.front_end.window / 2 / self.front_end.sample_rate
+        return self.front_end.first_centre

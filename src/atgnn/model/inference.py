@@ -6,9 +6,11 @@ indices.
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from atgnn.errors import ConfigError
 from atgnn.graph.kernels import mix as kernel
@@ -17,7 +19,6 @@ from atgnn.model import products
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.beside import LabelsBeside
 from atgnn.model.layers import (
-    BatchNorm,
     ConvNorm,
     FeedForward,
     GraphUpdate,
@@ -206,7 +207,7 @@ def _fuse(model: nn.Module) -> None:
 
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Scale and offset ``(C,)`` of a batch normalisation, in float64."""
-    assert isinstance(norm, BatchNorm)
+    assert isinstance(norm, _BatchNorm)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
@@ -214,7 +215,7 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def fold(module: nn.Linear | nn.Conv2d | GraphUpdate, norm: nn.Module, rows: Tensor) -> None:
+def fold(module: Any, norm: nn.Module, rows: Tensor) -> None:
     """Give a linear map, seen as one row for each output, what `norm` does behind it."""
     scale, offset = _affine(norm)
     bias = 0.0 if module.bias is None else module.bias.double()

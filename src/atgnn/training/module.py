@@ -150,7 +150,9 @@ class TaggingModule(ResumableModule):
         features, lengths = self.front_end.log_mel(batch.wave(), known)
         if augmented:
             settings, generator = self.recipe.augment, torch.default_generator
-            features, lengths = vary_features(features, lengths, settings, generator)
+            features, lengths = vary_features(
+                features, lengths, settings, generator, self.front_end.config
+            )
         features, lengths = self.front_end.pad_or_cut(features, lengths)
         if augmented:
             if settings.frequency_shift:

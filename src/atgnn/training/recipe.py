@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from atgnn.errors import ConfigError, did_you_mean
-from atgnn.frontend import FRONT_ENDS, FrontEndConfig
-from atgnn.networks import NetworkConfig, network_preset
+from atgnn.frontend import FrontEndConfig, front_end_preset
+from atgnn.networks import NetworkConfig, check_front_end, network_preset, own_front_end
 from atgnn.training.settings import Settings as _Settings
 from atgnn.training.settings import saved_settings, settings_from
 
@@ -26,6 +26,9 @@ __all__ = [
     "recipe_of_run",
 ]
 
+
+#: As a front end's preset: that of the model's preset.
+OWN = "own"
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -85,7 +88,7 @@ class AugmentSettings(_Settings):
     )
     mixup_alpha: float = Field(10.0, gt=0, description="weights are drawn from Beta(alpha, alpha)")
     frequency_mask: int = Field(48, ge=0, description="widest mask, in mel bins")
-    time_mask: int = Field(192, ge=0, description="widest mask, in frames")
+    time_mask: int = Field(192, ge=0, description="widest mask, in frames (of a waveform: samples)")
     masks: int = Field(1, ge=0, description="masks of each kind")
     frequency_shift: int = Field(0, ge=0, description="shift up or down by up to so many mel bins")
 
@@ -232,7 +235,8 @@ class Recipe(_Settings):
         default_factory=lambda: {"preset": "pyr-s"}, description="a preset, and fields to change"
     )
     front_end: dict[str, Any] = Field(
-        default_factory=lambda: {"preset": "paper"}, description="a preset, and fields to change"
+        default_factory=lambda: {"preset": "paper"},
+        description="a preset, or `own` for that of the model's, and fields to change",
     )
     init: str | None = Field(
         None,
@@ -286,6 +290,7 @@ class Recipe(_Settings):
     @model_validator(mode="after")
     def _parts_exist(self) -> "Recipe":
         self.front_end_config()
+        self._check_augment()
         config = self.model_config_for(2)
         if self.keep_encoder:
             if self.init is None:
@@ -305,18 +310,31 @@ class Recipe(_Settings):
             )
         return self
 
+    def _check_augment(self) -> None:
+        """Changes to log-mel spectrograms are refused where there is none."""
+        if self.front_end_config().kind != "waveform":
+            return
+        augment = self.augment
+        names = ["frequency_mask"] if augment.masks else []
+        names += ["frequency_shift", "stretch", "equalise_db", "noise", "band_limit"]
+        if used := [name for name in names if getattr(augment, name)]:
+            raise ConfigError(
+                f"a waveform has no mel bins for augment.{', augment.'.join(used)}: add "
+                + " ".join(f"--set augment.{name}=0" for name in used)
+            )
+
     def front_end_config(self) -> FrontEndConfig:
         """The front end: its preset with the recipe's changes."""
         changes = dict(self.front_end)
         name = changes.pop("preset", "paper")
-        if name not in FRONT_ENDS:
-            raise ConfigError(f"unknown front end {name!r}: choose from {', '.join(FRONT_ENDS)}")
-        return FrontEndConfig.model_validate({**FRONT_ENDS[name].model_dump(), **changes})
+        base = own_front_end(self._preset) if name == OWN else front_end_preset(name)
+        return FrontEndConfig.model_validate({**base.model_dump(), **changes})
 
     def model_config_for(self, num_labels: int) -> NetworkConfig:
         """The model's configuration for so many labels."""
-        changes = dict(self.model)
-        name, n_mels = changes.pop("preset", "pyr-s"), self.front_end_config().n_mels
+        changes, front_end = dict(self.model), self.front_end_config()
+        changes.pop("preset", None)
+        n_mels = front_end.n_mels
         if "num_labels" in changes:
             raise ConfigError("model.num_labels follows from the clips: leave it out")
         if changes.setdefault("n_mels", n_mels) != n_mels:
@@ -324,7 +342,13 @@ class Recipe(_Settings):
                 f"model.n_mels is {changes['n_mels']}, the front end makes {n_mels}: set "
                 "front_end.n_mels alone"
             )
-        return network_preset(name, **changes, num_labels=num_labels)
+        config = network_preset(self._preset, **changes, num_labels=num_labels)
+        check_front_end(front_end, config)
+        return config
+
+    @property
+    def _preset(self) -> str:
+        return str(self.model.get("preset", "pyr-s"))
 
 
 def recipe_of_run(out: Path, resume: bool, overrides: list[str]) -> Recipe:

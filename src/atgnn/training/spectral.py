@@ -3,7 +3,7 @@ microphone colours it, what hisses behind it, and how much of the band is left.
 
 They take away what tells a collection from another without telling what is heard. All work on
 natural-log mel power before normalisation, ``(B, T, F)`` with lengths ``(B,)``, draw from the
-generator they are given, on the CPU, and wait for no device.
+generator they are given, on the CPU, and wait for no device. `vary_features` takes decibels too.
 """
 
 import math
@@ -13,27 +13,42 @@ from torch import Tensor
 from torch.nn import functional
 
 from atgnn.distributed import part, uniform
+from atgnn.frontend import FrontEndConfig
 from atgnn.training.recipe import AugmentSettings
 
 __all__ = ["add_noise", "equalise", "limit_band", "stretch", "vary_features"]
 
 ANCHORS = 6  # places along the frequency axis at which a random equaliser is set
-FLOOR = math.log(1.1920929e-07)  # of the front end: what digital silence becomes
+FLOOR = math.log(FrontEndConfig().least_power)  # what digital silence becomes as published
 DB = math.log(10) / 10  # natural-log power of one decibel
 
 
 def vary_features(
-    features: Tensor, lengths: Tensor, settings: AugmentSettings, generator: torch.Generator
+    features: Tensor,
+    lengths: Tensor,
+    settings: AugmentSettings,
+    generator: torch.Generator,
+    front_end: FrontEndConfig | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Everything here that the recipe switches on, in the order in which sound meets it."""
+    """Everything here that the recipe switches on, in the order in which sound meets it.
+
+    `front_end` says what made the features: their unit, and what silence is (None: the paper's).
+    """
+    config = front_end or FrontEndConfig()
+    floor = math.log(config.least_power)
     if settings.stretch:
         features, lengths = stretch(features, lengths, settings.stretch, generator)
+    coloured = settings.equalise_db or settings.noise or settings.band_limit
+    if coloured and config.unit != 1:
+        features = features * config.unit
     if settings.equalise_db:
-        features = equalise(features, settings.equalise_db, generator)
+        features = equalise(features, settings.equalise_db, generator, floor)
     if settings.noise:
         features = add_noise(features, lengths, settings.noise, generator)
     if settings.band_limit:
-        features = limit_band(features, settings.band_limit, generator)
+        features = limit_band(features, settings.band_limit, generator, floor)
+    if coloured and config.unit != 1:
+        features = features / config.unit
     return features, lengths
 
 
@@ -69,7 +84,9 @@ def stretch(
     return out.masked_fill((step >= kept[:, None])[:, :, None], 0.0), kept
 
 
-def equalise(features: Tensor, largest_db: float, generator: torch.Generator) -> Tensor:
+def equalise(
+    features: Tensor, largest_db: float, generator: torch.Generator, floor: float = FLOOR
+) -> Tensor:
     """Colour each clip: a smooth curve over frequency of up to so many decibels either way.
 
     Silence stays silence: nothing falls below the front end's floor.
@@ -77,7 +94,7 @@ def equalise(features: Tensor, largest_db: float, generator: torch.Generator) ->
     batch, _, bins = features.shape
     anchors = (2 * uniform(batch, 1, ANCHORS, clips=0, generator=generator) - 1) * largest_db * DB
     curve = functional.interpolate(anchors, size=bins, mode="linear", align_corners=True)
-    return (features + curve.to(features.device, non_blocking=True)).clamp(min=FLOOR)
+    return (features + curve.to(features.device, non_blocking=True)).clamp(min=floor)
 
 
 def add_noise(
@@ -105,7 +122,9 @@ def add_noise(
     return torch.logaddexp(features, noise + loudest)
 
 
-def limit_band(features: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def limit_band(
+    features: Tensor, probability: float, generator: torch.Generator, floor: float = FLOOR
+) -> Tensor:
     """With this probability, take away what lies above a random bin of the upper half or, as
     often, below a random bin of the lowest eighth: telephone, codec, small loudspeaker.
 
@@ -117,4 +136,4 @@ def limit_band(features: Tensor, probability: float, generator: torch.Generator)
     high = (draw[1] < 0.5) & (bin_ >= bins * (0.5 + 0.5 * draw[2]))
     low = (draw[1] >= 0.5) & (bin_ < bins / 8 * draw[2])
     removed = ((draw[0] < probability) & (high | low)).to(features.device)
-    return torch.where(removed, (features - 60 * DB).clamp(min=FLOOR), features)
+    return torch.where(removed, (features - 60 * DB).clamp(min=floor), features)

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import torch
 
-from atgnn.baselines import EfficientNetLite
-from atgnn.baselines.imagenet import load_imagenet
 from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.encoder import Encoder, is_encoder
 from atgnn.errors import ConfigError
@@ -14,14 +12,12 @@ from atgnn.frontend import FrontEndConfig
 from atgnn.heard import Heard
 from atgnn.model import ATGNN
 from atgnn.model.transfer import transfer
-from atgnn.model.weights import load_published
-from atgnn.networks import Network, build, initialise_network
+from atgnn.networks import KINDS, Network, build, initialise_network, kind_of
 from atgnn.training.division import Division
 from atgnn.training.recipe import Recipe
 
-__all__ = ["IMAGENET", "Start", "ancestors", "new_model"]
+__all__ = ["Start", "ancestors", "new_model"]
 
-IMAGENET = "imagenet"  # as a recipe's `init`
 MISSING = "???"  # what stands in a recipe that cannot do without
 
 
@@ -45,24 +41,39 @@ def new_model(recipe: Recipe, division: Division) -> Start:
     initialise_network(model, recipe.residual_scale)
     if recipe.init is None:
         return Start(model)
-    if recipe.init == IMAGENET:
-        if not isinstance(model, EfficientNetLite):
-            raise ConfigError("init: imagenet needs a network that saw it: set model.preset=lite0")
-        report, lineage = load_imagenet(model)
-        return Start(model, report, (lineage,))
     if recipe.init == MISSING:
         raise ConfigError(
             f"the recipe {recipe.name} starts from a trained model: add --set init=CHECKPOINT"
         )
-    if Path(recipe.init).is_file():
-        if not isinstance(model, ATGNN):
-            raise ConfigError(
-                f"init: {recipe.init} can start an ATGNN alone: name a folder or imagenet"
-            )
-        name = Path(recipe.init).name
-        lineage = f"Initial weights: the published ones of {name}."
-        return Start(model, str(load_published(recipe.init, model)), (lineage,))
+    if any(recipe.init in kind.starts for kind in KINDS.values()):
+        return _from_name(recipe.init, model)
+    path = Path(recipe.init)
+    if path.is_file() or (path.exists() and kind_of(model.config).loads(path)):
+        return _from_published(path, model)
     return _from_checkpoint(recipe, division, model)
+
+
+def _from_name(name: str, model: Network) -> Start:
+    starts = kind_of(model.config).starts
+    if name not in starts:
+        saw = " or ".join(
+            next(iter(kind.presets)) for kind in KINDS.values() if name in kind.starts
+        )
+        raise ConfigError(f"init: {name} needs a network that saw it: set model.preset={saw}")
+    report, lineage = starts[name](model)
+    return Start(model, report, (lineage,))
+
+
+def _from_published(path: Path, model: Network) -> Start:
+    kind = kind_of(model.config)
+    if kind.load is None or not kind.loads(path):
+        others = " or ".join(kind.starts) or "nothing"
+        raise ConfigError(
+            f"init: {path} can start no network of kind {model.config.kind}: name a folder with a "
+            f"checkpoint or {others}"
+        )
+    report = str(kind.load(model, path))
+    return Start(model, report, (f"Initial weights: the published ones of {path.name}.",))
 
 
 def _from_checkpoint(recipe: Recipe, division: Division, model: Network) -> Start:

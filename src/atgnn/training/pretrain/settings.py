@@ -166,7 +166,12 @@ class PretrainSettings(Settings):
 
     def front_end_config(self) -> FrontEndConfig:
         """The front end: its preset with the changes."""
-        return self.as_recipe().front_end_config()
+        config = self.as_recipe().front_end_config()
+        if config.scale != "ln":
+            raise ConfigError(
+                "pre-training changes the natural logarithm of power: set front_end.scale=ln"
+            )
+        return config
 
     def model_config_of(self) -> ModelConfig:
         """Layout of the encoder, without labels; ConfigError for networks that have no patches."""
