@@ -22,6 +22,7 @@ FLOORS = [
     {"embeddings", "events", "explain", "formats", "learn", "scoring"},
     {"archive", "export", "hear", "hf", "others", "review", "search"},
     {"calibrate", "evaluate", "prepare", "training"},
+    {"comparison"},
     {"app"},
     {"terminal"},
     {"cli"},

@@ -25,6 +25,7 @@ from atgnn.evaluate import (
     false_alarms,
     leave_one_collection_out,
     owners_of,
+    rank,
     write_report,
 )
 from atgnn.evaluate.pages import Bar, Fact, Page, Table
@@ -328,6 +329,33 @@ def test_a_model_against_itself_differs_by_nothing(clips):
     assert found.wins["surely_better"] == 0
 
 
+def test_several_models_are_put_in_order(clips):
+    tables = [made_scores(clips, seed, skill) for seed, skill in ((1, 0.2), (2, 3.0), (3, 1.0))]
+    found = rank(tables, clips, names=("weak", "strong", "middling"), resamples=300)
+    assert [one.name for one in found.models] == ["strong", "middling", "weak"]
+    best, second, last = found.models
+    assert best.behind is None
+    assert second.behind.mean == pytest.approx(second.metrics.mean_ap - best.metrics.mean_ap)
+    assert last.behind.high < 0
+    assert best.intervals.mean_ap.low < best.metrics.mean_ap < best.intervals.mean_ap.high
+    # the same draws as of two, so the same interval of the same difference
+    pair = compare(tables[1], tables[0], clips, resamples=300).differences["mean_ap"]
+    assert (pair.low, pair.high) == pytest.approx((last.behind.low, last.behind.high))
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert "per_class" not in data["models"][0]["metrics"]
+
+
+def test_several_models_share_labels_and_clips(clips):
+    tables = [made_scores(clips, 1), made_scores(clips, 2, labels=("Siren", "Rain"))]
+    tables.append(made_scores(clips, 3))
+    found = rank(tables, clips, names="abc", resamples=100, ignore_unknown_labels=True)
+    assert found.dropped_labels == ("Dog",)
+    assert len(found.models[0].metrics.per_class) == 2
+    silent = clips.subset([i for i, labels in enumerate(clips.labels) if not labels])
+    with pytest.raises(ClipsError, match="nothing to compare"):
+        rank(tables, silent, names="abc")
+
+
 def test_models_are_compared_on_what_both_know(clips):
     first = made_scores(clips, labels=("Rain", "Dog", "Siren", "Cello"))
     second = made_scores(clips, labels=("Siren", "Rain", "Dog"))
@@ -530,6 +558,17 @@ def test_compare_two_score_files(made, tmp_path):
     assert (tmp_path / "r" / "report.html").is_file()
     data = json.loads(run("compare", scores, scores, table, "--json").stdout)
     assert data["differences"]["mean_ap"]["mean"] == 0
+
+
+def test_compare_three_score_files(made, tmp_path):
+    scores, table = made / "scores.parquet", made / "sounds" / "clips.csv"
+    result = run("compare", scores, scores, scores, table, "--report", tmp_path / "r")
+    assert result.exit_code == 0, result.output
+    assert "behind" in (tmp_path / "r" / "report.md").read_text()
+    assert "+0.000" in (tmp_path / "r" / "report.md").read_text()
+    assert (tmp_path / "r" / "report.html").is_file()
+    data = json.loads(run("compare", scores, scores, scores, table, "--json").stdout)
+    assert len(data["models"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from atgnn.comparison.timing import turn_by_turn
 from atgnn.errors import ConfigError
 
 __all__ = [
@@ -125,19 +125,9 @@ def default_precisions(device: str) -> list[str]:
 
 def timed(contestants: Sequence[Contestant], rounds: int, warm: int = 2) -> list[list[float]]:
     """Seconds of every call, A B C A B C: what disturbs the machine disturbs a whole round."""
-    seconds: list[list[float]] = [[] for _ in contestants]
-    for number in range(rounds + warm):
-        for contestant, row in zip(contestants, seconds, strict=True):
-            cuda = contestant.case.device.startswith("cuda")
-            if cuda:
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            contestant.run()
-            if cuda:
-                torch.cuda.synchronize()
-            if number >= warm:
-                row.append(time.perf_counter() - start)
-    return seconds
+    cuda = any(one.case.device.startswith("cuda") for one in contestants)
+    settle = torch.cuda.synchronize if cuda else (lambda: None)
+    return turn_by_turn([one.run for one in contestants], rounds, warm, settle)
 
 
 def compare(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

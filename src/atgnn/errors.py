@@ -18,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "ClipsError",
     "ConfigError",
+    "DivergedError",
     "DownloadError",
     "LabelError",
     "MissingExtraError",
@@ -42,6 +43,10 @@ class AudioError(AtgnnError):
 
 class ConfigError(AtgnnError):
     """A preset, recipe or setting is unknown or does not fit."""
+
+
+class DivergedError(AtgnnError):
+    """A training run whose loss or scores are no numbers any more."""
 
 
 class LabelError(AtgnnError):

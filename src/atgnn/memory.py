@@ -1,9 +1,10 @@
-"""What becomes of memory that a process has freed: kept for its next use, or given back."""
+"""Memory of this process: what becomes of what it frees, and the most that it has held."""
 
 import ctypes
 import sys
+from pathlib import Path
 
-__all__ = ["give_back_freed_memory", "keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory", "peak_memory"]
 
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
@@ -31,6 +32,25 @@ def give_back_freed_memory() -> bool:
     return _set(
         (_MMAP_MAX, 2**16), (_MMAP_THRESHOLD, 2**20), (_TRIM_THRESHOLD, 2**20), (_TOP_PAD, 0)
     )
+
+
+def peak_memory() -> float:
+    """The most resident memory that this process has had so far, in MB (1e6 bytes).
+
+    Not from `getrusage` on Linux, where a process inherits the peak of the one that started it.
+    NaN where the system does not tell.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def _set(*settings: tuple[int, int]) -> bool:

@@ -16,6 +16,7 @@ from atgnn.errors import AtgnnError
 
 if TYPE_CHECKING:
     from atgnn.archive import Done
+    from atgnn.comparison.work import Standing
     from atgnn.doctor import Graphics, GraphKernel, Report
     from atgnn.formats import Record, Writer
     from atgnn.model.cost import Cost
@@ -36,6 +37,7 @@ __all__ = [
     "say",
     "show_warnings",
     "sounds_in",
+    "standing",
     "tracked",
     "transfers",
 ]
@@ -253,6 +255,30 @@ def pace() -> Iterator[Callable[[Done], None]]:
             bar.update(task, completed=done.bytes, total=size, description=left(done))
 
         yield move
+
+
+@contextmanager
+def standing() -> Iterator[Callable[[Standing], None]]:
+    """A function that takes how several runs stand: a bar in a terminal, else a line a minute."""
+    if not sys.stderr.isatty():
+        spoken = time.monotonic()
+
+        def line(now: Standing) -> None:
+            nonlocal spoken
+            if now.text and time.monotonic() - spoken >= LINE_SECONDS:
+                spoken = time.monotonic()
+                say(f"{now.done} of {now.of} runs; {now.text}")
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda now: bar.update(
+            task, completed=now.done, total=max(1, now.of), description=now.text
+        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``atgnn evaluate`` and ``atgnn compare``."""
+"""``atgnn evaluate``, and options that ``atgnn compare`` shares with it."""
 
 import json
 from dataclasses import dataclass
@@ -174,30 +174,6 @@ def evaluate(
                 tagger, silent, skip_bad=judging.skip_bad, progress=progress, **heard
             )
         found = replace(found, background=alarms)
-    judging.show(found)
-
-
-@app.command()
-@grouped
-def compare(
-    context: typer.Context,
-    first: Annotated[Path, typer.Argument(metavar="SCORES_A", help="Score file of model A.")],
-    second: Annotated[Path, typer.Argument(metavar="SCORES_B", help="Score file of model B.")],
-    clips: Annotated[str, typer.Argument(help="A table, folder or packed folder of clips.")],
-    judging: Judging,
-) -> None:
-    """Compare two models by their scores of the same clips: what B gains on A, with intervals."""
-    from atgnn.evaluate import compare as differ
-    from atgnn.scoring import ScoreTable
-    from atgnn.terminal import counter, show_warnings
-
-    show_warnings()
-    judging.check(context)
-    tables = ScoreTable.read(first), ScoreTable.read(second)
-    _, chosen = judging.open(clips)
-    names, settings = (str(first), str(second)), judging.settings(clips)
-    with counter(judging.resamples) as progress:
-        found = differ(*tables, chosen, names=names, progress=progress, **settings)
     judging.show(found)
 
 

@@ -1,9 +1,9 @@
 """How good a model is, and how far that number can be trusted.
 
 `measured`: a model or a score file, and clips with known labels, give a `Report`. `compared`: two
-score files on the same clips. `collections`: negatives of one collection, leaving one out.
-`background`: false alarms. `owners`: whose the clips are. `pages`, `written`, `curves`, `tables`:
-how all of that looks.
+score files on the same clips. `ranked`: several. `collections`: negatives of one collection,
+leaving one out. `background`: false alarms. `owners`: whose the clips are. `pages`, `written`,
+`curves`, `tables`: how all of that looks.
 """
 
 from atgnn.evaluate.background import FalseAlarms, background_clips, false_alarms
@@ -11,6 +11,7 @@ from atgnn.evaluate.collections import LeftOut, collection_negatives, leave_one_
 from atgnn.evaluate.compared import Comparison, compare
 from atgnn.evaluate.measured import choose_clips, evaluate, evaluate_table
 from atgnn.evaluate.owners import owners_of
+from atgnn.evaluate.ranked import Ranking, rank
 from atgnn.evaluate.report import Intervals, Report, measure
 from atgnn.evaluate.written import write_report
 
@@ -19,6 +20,7 @@ __all__ = [
     "FalseAlarms",
     "Intervals",
     "LeftOut",
+    "Ranking",
     "Report",
     "background_clips",
     "choose_clips",
@@ -30,5 +32,6 @@ __all__ = [
     "leave_one_collection_out",
     "measure",
     "owners_of",
+    "rank",
     "write_report",
 ]

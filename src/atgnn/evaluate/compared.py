@@ -25,7 +25,7 @@ from atgnn.scoring import ScoreTable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Comparison", "LabelDifference", "compare"]
+__all__ = ["Comparison", "LabelDifference", "compare", "difference"]
 
 #: The figures that are compared, as `Metrics` and as people call them.
 FIGURES = {
@@ -186,7 +186,7 @@ def _figures(
     for name in FIGURES:
         before, after = getattr(a, name), getattr(b, name)
         if before is not None and not math.isnan(before):
-            figures[name] = _difference(after - before, list(map(values[name], drawn)), owners)
+            figures[name] = difference(after - before, list(map(values[name], drawn)), owners)
     return figures
 
 
@@ -198,14 +198,14 @@ def _labels(
         if one.enough:
             before, after = one.average_precision, other.average_precision
             parts: list[Any] = [part.average_precision[:, label] for part in drawn]
-            interval = _difference(after - before, parts, owners) if parts else None
+            interval = difference(after - before, parts, owners) if parts else None
             rows.append(
                 LabelDifference(one.label, before, after, interval, one.positives, one.independent)
             )
     return tuple(sorted(rows, key=lambda row: row.first - row.second))
 
 
-def _difference(estimate: float, parts: list[Any], owners: Owners) -> Interval:
+def difference(estimate: float, parts: list[Any], owners: Owners) -> Interval:
     """B less A, with its interval from the resamples of both."""
     if not parts:
         return Interval(float(estimate), math.nan, math.nan, 0.95, owners.count)

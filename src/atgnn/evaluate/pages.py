@@ -103,7 +103,8 @@ class Page:
         """The page as Markdown, which expects its pictures beside it."""
         facts = [(fact.name, fact.value, fact.detail) for fact in self.facts]
         parts = [f"# {_plain(self.title)}", _plain(self.subtitle)]
-        parts.append(_markdown_table(("figure", "value", ""), facts))
+        if facts:
+            parts.append(_markdown_table(("figure", "value", ""), facts))
         if self.notes:
             parts.append("\n".join(f"- {_plain(note)}" for note in self.notes))
         for block in self.blocks:

@@ -19,11 +19,12 @@ from atgnn.evaluate.background import FalseAlarms
 from atgnn.evaluate.compared import FIGURES, Comparison, LabelDifference
 from atgnn.evaluate.curves import curve_pictures, reliability_picture
 from atgnn.evaluate.pages import Bar, Block, Cell, Fact, Page, Table
+from atgnn.evaluate.ranked import Ranked, Ranking
 from atgnn.evaluate.report import Report
 from atgnn.files import replacing_folder
-from atgnn.metrics import ENOUGH, ClassMetrics, Interval
+from atgnn.metrics import ENOUGH, ClassMetrics, Interval, Metrics
 
-__all__ = ["check_report_folder", "comparison_page", "report_page", "write_report"]
+__all__ = ["check_report_folder", "comparison_page", "ranking_page", "report_page", "write_report"]
 
 FILE = "report.html"
 OURS = {FILE, "report.md", "report.json"}  # and pictures
@@ -31,14 +32,17 @@ LISTED = 30  # clips or labels named in a note before it says "and so many more"
 
 
 def write_report(
-    report: Report | Comparison, folder: str | os.PathLike[str], force: bool = False
+    report: Report | Comparison | Ranking, folder: str | os.PathLike[str], force: bool = False
 ) -> Path:
     """Write the folder, whole or not at all; returns the HTML file.
 
     Raises `AtgnnError` where something else is in the folder, or a report and not `force`.
     """
     folder = check_report_folder(folder, force)
-    page = report_page(report) if isinstance(report, Report) else comparison_page(report)
+    if isinstance(report, Ranking):
+        page = ranking_page(report)
+    else:
+        page = report_page(report) if isinstance(report, Report) else comparison_page(report)
     try:
         with replacing_folder(folder) as new:
             (new / FILE).write_text(page.html(), encoding="utf-8")
@@ -243,8 +247,13 @@ def _comparison_notes(found: Comparison) -> Iterator[str]:
             f"fewer than {ENOUGH} independent positives, so not listed: "
             f"{counted(len(found.metrics[0].too_few), 'label')}"
         )
-    if found.metrics[0].left_out:
-        yield f"no positive clip, in no mean: {_listed(found.metrics[0].left_out)}"
+    yield from _common_notes(found, found.metrics[0])
+
+
+def _common_notes(found: Comparison | Ranking, metrics: Metrics) -> Iterator[str]:
+    """What holds for two models as for several; `metrics` are of one of them."""
+    if metrics.left_out:
+        yield f"no positive clip, in no mean: {_listed(metrics.left_out)}"
     if found.dropped_labels:
         yield f"only one of the models knows, so left out: {_listed(found.dropped_labels)}"
     if found.ignored_labels:
@@ -281,6 +290,44 @@ def _ends(one: LabelDifference) -> tuple[float, float]:
     if one.difference is None or math.isnan(one.difference.low):
         return 0.0, 0.0
     return one.difference.low, one.difference.high
+
+
+# --- several models ------------------------------------------------------------------------
+
+
+def ranking_page(found: Ranking) -> Page:
+    """Models in the order of their mAP, each with what it falls short of the best."""
+    first = found.models[0].metrics
+    columns = ("model", "mAP", "95 %", "behind", "95 %", "AUC", "lwlrap")
+    accurate = first.accuracy is not None
+    table = Table(
+        "Models",
+        (*columns, *(["accuracy"] if accurate else [])),
+        tuple(_ranked_row(one, accurate) for one in found.models),
+    )
+    return Page(
+        f"{len(found.models)} models on {_short(found.subject)}",
+        f"{counted(first.clips, 'clip')} of {found.subject}, "
+        f"{counted(len(first.per_class), 'label')} that all know. All were measured on the same "
+        f"resamples of {_drawn(found.noun)}; intervals hold 95 %.",
+        (),
+        tuple(_common_notes(found, first)),
+        (table,),
+    )
+
+
+def _ranked_row(one: Ranked, accurate: bool) -> tuple[Cell, ...]:
+    metrics, behind = one.metrics, one.behind
+    row = (
+        _short(one.name),
+        number(metrics.mean_ap),
+        span(None if one.intervals is None else one.intervals.mean_ap),
+        "" if behind is None else number(behind.mean, signed=True),
+        span(behind, signed=True),
+        number(metrics.auc),
+        number(metrics.lwlrap),
+    )
+    return (*row, number(metrics.accuracy or 0.0)) if accurate else row
 
 
 # --- words ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Which clips a run learns from, which it validates on, and what is in them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from atgnn.labels import Ontology, Vocabulary
 from atgnn.training.overlap import check_apart
 from atgnn.training.recipe import DataSettings, Recipe
 
-__all__ = ["Division", "divide", "read_clips"]
+__all__ = ["Division", "divide", "read_clips", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,22 @@ def read_clips(settings: DataSettings) -> Clips:
     if settings.label_column == "labels":
         return clips
     return clips.labelled_by(settings.label_column)
+
+
+def rows_of(recipe: Recipe, part: Literal["validation", "test"]) -> Clips:
+    """The clips of a recipe that a run does not learn from, labelled by its label column.
+
+    Raises `ClipsError` where there are none.
+    """
+    chosen: Clips | None
+    if part == "test":
+        clips = read_clips(recipe.data)
+        chosen = clips.subset(_rows(clips, recipe.data.test))
+    else:
+        chosen = divide(recipe).validation
+    if chosen is None or not len(chosen):
+        raise ClipsError(f"the recipe {recipe.name} has no {part} clips: name them in data.{part}")
+    return chosen
 
 
 def divide(recipe: Recipe) -> Division:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.distributed import gather_rows, mean_over_processes, take_buffers_of_first
+from atgnn.errors import DivergedError
 from atgnn.frontend import FrontEnd
 from atgnn.metrics import Metrics, evaluate_scores
 from atgnn.networks import Network
@@ -93,6 +94,16 @@ class TaggingModule(ResumableModule):
     def on_train_epoch_end(self) -> None:
         """Write the epoch's means to the loggers."""
         self.log_dict(self.means.means())
+        # Not the loss: loss scaling passes over steps that overflow, and the weights stay.
+        self._check_finite("weights", *self.model.parameters())
+
+    def _check_finite(self, what: str, *values: Tensor) -> None:
+        """A run that has lost its way ends there: nothing that follows would be of use."""
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            raise DivergedError(
+                f"the {what} are not finite in epoch {self.trainer.current_epoch + 1}, the run has "
+                "diverged: lower optim.learning_rate, raise optim.warmup_steps, or train in 32-true"
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Norms that are not shared have seen each process's own clips: the first one's count."""
@@ -110,6 +121,7 @@ class TaggingModule(ResumableModule):
     def on_validation_epoch_end(self) -> None:
         """Metrics over all validation clips."""
         logits, targets = self._all_seen()
+        self._check_finite("scores", logits)
         if self.average is not None:
             logits, averaged = logits.chunk(2, dim=1)
             of_average = self._log_metrics(averaged, targets, "ema")
