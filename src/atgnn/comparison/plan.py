@@ -19,7 +19,7 @@ from pydantic import Field
 
 from atgnn.errors import ConfigError, did_you_mean
 from atgnn.files import write_text
-from atgnn.networks import network_names
+from atgnn.networks import network_names, own_front_end
 from atgnn.training.recipe import Recipe, load_recipe
 from atgnn.training.settings import Settings, changed_settings, settings_from
 
@@ -52,15 +52,18 @@ class Plan(Settings):
 
         Raises `ConfigError` where the model's own settings do not fit.
         """
-        own = [] if self.front_ends == "recipe" else ["front_end={preset: own}"]
         changes = [
-            *own,
+            *(["front_end={preset: own}"] if self.own_front_end(entry) else []),
             f"model={{preset: {entry.preset}}}",
             f"seed={seed}",
             "scale.devices=1",
             *entry.settings,
         ]
         return settings_from(Recipe, self.recipe.to_yaml(), entry.name, changes)
+
+    def own_front_end(self, entry: Entry) -> bool:
+        """Whether a model hears through its own front end: all do, or it wants the waveform."""
+        return self.front_ends == "own" or own_front_end(entry.preset).kind == "waveform"
 
     def jobs(self) -> list["Job"]:
         """All runs: the first seed of every model first, so that a whole row is there early."""

@@ -69,7 +69,8 @@ class Standings:
     Attributes:
         subject: recipe and rows.
         fixed: whether all seeds are judged on the same rows.
-        front_ends, minutes, seeds: the terms, as in `Plan`.
+        front_ends, minutes, seeds: the terms, as in `Plan`; `exceptions` are models that do not
+            hear through the recipe's front end, as they want the waveform.
         devices: what computed the runs; several mean that times do not compare.
         timing: machine, threads and seconds of the inference times; empty where there are none.
     """
@@ -84,6 +85,7 @@ class Standings:
     frames: int = 0
     devices: tuple[str, ...] = ()
     timing: dict[str, Any] = field(default_factory=dict)
+    exceptions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -121,6 +123,9 @@ def read_standings(plan: Plan, out: Path) -> Standings:
         max((one.frames for one in done), default=0),
         tuple(sorted({one.device for one in done})),
         timing,
+        ()
+        if plan.front_ends == "own"
+        else tuple(entry.name for entry in plan.entries if plan.own_front_end(entry)),
     )
 
 

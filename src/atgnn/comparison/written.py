@@ -117,7 +117,8 @@ def _units(found: Standings) -> str:
 
 def _notes(found: Standings) -> Iterator[str]:
     own = "each model's own" if found.front_ends == "own" else "the recipe's for all"
-    yield f"front end: {own}"
+    more = f"; the waveform for {', '.join(found.exceptions)}" if found.exceptions else ""
+    yield f"front end: {own}{more}"
     if found.minutes is not None:
         yield (
             f"budget: {found.minutes:g} minutes a run (of processor time; on a GPU, on the clock); "
