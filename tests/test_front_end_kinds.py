@@ -54,6 +54,18 @@ def test_equals_librosa(changes):
     np.testing.assert_allclose(config.mel_centres, edges[1:-1], rtol=1e-9)
 
 
+def test_every_bin_of_the_fft():
+    """The spectrogram of Wav2CLIP, as torch has it, and the floor under its logarithm."""
+    config, wave = FRONT_ENDS["wav2clip"], noise(5_003)
+    window = torch.hann_window(512)
+    spectrum = torch.stft(wave, 512, 353, window=window, return_complex=True)
+    expected = (spectrum.abs().square() + 1e-7).log().T
+    torch.testing.assert_close(FrontEnd(config).log_mel(wave[None])[0][0], expected)
+    silent = FrontEnd(config).log_mel(torch.zeros(1, 900))[0]
+    torch.testing.assert_close(silent, torch.full((1, 3, 257), 1e-7).log())
+    assert config.mel_centres == pytest.approx([31.25 * k for k in range(257)])
+
+
 def test_the_front_end_of_cnn14():
     config = front_end_preset("cnn14")
     assert (config.n_fft, config.window, config.hop, config.n_mels) == (1024, 1024, 320, 64)
@@ -62,7 +74,11 @@ def test_the_front_end_of_cnn14():
     torch.testing.assert_close(silence, torch.full((1, 101, 64), -100.0))
 
 
-@pytest.mark.parametrize("config", [STFT, FRONT_ENDS["waveform"]], ids=["stft", "waveform"])
+@pytest.mark.parametrize(
+    "config",
+    [STFT, FRONT_ENDS["wav2clip"], FRONT_ENDS["waveform"]],
+    ids=["stft", "wav2clip", "waveform"],
+)
 @pytest.mark.parametrize("samples", [1, 2, 79, 80, 81, 400, 3_999])
 def test_a_clip_does_not_depend_on_its_batch(config, samples):
     front_end, wave = FrontEnd(config), noise(samples, samples)
@@ -137,6 +153,11 @@ def test_settings_of_old_models_are_saved_as_they_were():
         ),
         ({"kind": "stft", "fft_size": 256}, "fft_size is 256, expected at least the window's 400"),
         ({"kind": "waveform", "n_mels": 64}, "n_mels is 64, but a front end of kind waveform"),
+        (
+            {"kind": "stft", "mel_scale": "none"},
+            "the 512-point FFT has 257 bins from 0 to 8000 Hz: set n_mels=257 f_min=0",
+        ),
+        ({"floor_added": True}, "floor_added is True, but a front end of kind kaldi has no use"),
         ({"scale": "db"}, "scale is db, but a front end of kind kaldi has no use for it"),
     ],
 )

@@ -12,8 +12,14 @@ import torch
 from pydantic import Discriminator, Tag
 
 from atgnn.baselines import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
+from atgnn.baselines.audio_transformer import (
+    AUDIO_TRANSFORMER_PRESETS,
+    AudioTransformer,
+    AudioTransformerConfig,
+)
 from atgnn.baselines.base import Baseline, BaselineConfig
 from atgnn.baselines.imagenet import load_imagenet
+from atgnn.baselines.small_cnn import SMALL_CNN_PRESETS, SmallCNN, SmallCNNConfig
 from atgnn.errors import ConfigError, did_you_mean
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.model import ATGNN, PRESETS, ModelConfig, cost, inference
@@ -120,6 +126,20 @@ KINDS: dict[str, Kind] = {
         "efficientnet",
         "An EfficientNet-Lite for audio tagging.",
         starts={"imagenet": load_imagenet},
+    ),
+    "audio-transformer": _baseline(
+        AudioTransformerConfig,
+        AudioTransformer,
+        AUDIO_TRANSFORMER_PRESETS,
+        "audio-transformer",
+        "An Audio Transformer, which tags raw waveforms.",
+    ),
+    "small-cnn": _baseline(
+        SmallCNNConfig,
+        SmallCNN,
+        SMALL_CNN_PRESETS,
+        "cnn",
+        "A small convolutional network for audio tagging.",
     ),
 }
 

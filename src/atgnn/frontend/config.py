@@ -30,7 +30,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 #: Settings that mean nothing to a kind: they stay at their defaults.
 _UNUSED: dict[str, tuple[str, ...]] = {
-    "kaldi": ("fft_size", "mel_scale", "mel_area", "scale", "floor"),
+    "kaldi": ("fft_size", "mel_scale", "mel_area", "scale", "floor", "floor_added"),
     "stft": ("preemphasis",),
 }
 _UNUSED["waveform"] = (
@@ -41,7 +41,7 @@ _UNUSED["waveform"] = (
 
 #: Settings that came with other kinds than Kaldi's: left out of what is saved where they are at
 #: their defaults, so that a model's digest stays what it was.
-_LATER = ("kind", "fft_size", "mel_scale", "mel_area", "scale", "floor")
+_LATER = ("kind", "fft_size", "mel_scale", "mel_area", "scale", "floor", "floor_added")
 
 
 def _samples(milliseconds: float, sample_rate: int) -> int:
@@ -62,10 +62,12 @@ class FrontEndConfig(BaseModel):
         window_ms, hop_ms: length of a frame and step between frames, in milliseconds.
         fft_size: points of the FFT; None is the next power of two from the window.
         preemphasis: coefficient c of y[j] = x[j] - c x[j-1], 0 for none.
-        mel_scale: "htk" (Kaldi's too) or "slaney", which is linear up to 1 kHz.
+        mel_scale: "htk" (Kaldi's too); "slaney", which is linear up to 1 kHz; "none": no mel
+            filters, the bins are those of the FFT, from 0 Hz to half the sample rate.
         mel_area: whether triangles have an area of 1 (librosa's norm) or a height of 1.
         scale: natural logarithm of power ("ln") or decibels ("db").
         floor: the least power of a mel bin; None is float32's epsilon, as in Kaldi.
+        floor_added: add the floor to every power, which leaves no bin below it.
         mean, std: statistics of log-mel cells used by `FrontEnd.normalise`; measure your own
             with `measure_statistics`.
         pad_to_frames: None keeps every clip's own length; a number reproduces the published
@@ -86,10 +88,11 @@ class FrontEndConfig(BaseModel):
     hop_ms: float = Field(10.0, gt=0)
     fft_size: int | None = Field(None, gt=0, multiple_of=2)
     preemphasis: float = Field(0.97, ge=0, le=1)
-    mel_scale: Literal["htk", "slaney"] = "htk"
+    mel_scale: Literal["htk", "slaney", "none"] = "htk"
     mel_area: bool = False
     scale: Literal["ln", "db"] = "ln"
     floor: float | None = Field(None, gt=0)
+    floor_added: bool = False
     mean: float = -4.6476
     std: float = Field(4.5699, gt=0)
     pad_to_frames: int | None = Field(None, gt=0)
@@ -132,11 +135,23 @@ class FrontEndConfig(BaseModel):
             raise ValueError(
                 f"fft_size is {self.n_fft}, expected at least the window's {self.window} samples"
             )
+        if self.mel_scale == "none":
+            return self._every_bin()
         bins = bins_between(low, high, self.sample_rate, self.n_fft)
         if self.n_mels > bins:
             raise ValueError(
                 f"n_mels is {self.n_mels} but the {self.n_fft}-point FFT has {bins} bins between "
                 f"{low:g} and {high:g} Hz: lower n_mels or lengthen window_ms"
+            )
+        return self
+
+    def _every_bin(self) -> "FrontEndConfig":
+        bins = self.n_fft // 2 + 1
+        if self.n_mels != bins or self.band != (0, self.sample_rate / 2) or self.mel_area:
+            raise ValueError(
+                f"without mel filters the {self.n_fft}-point FFT has {bins} bins from 0 to "
+                f"{self.sample_rate / 2:g} Hz: set n_mels={bins} f_min=0, leave f_max and "
+                "mel_area out"
             )
         return self
 
@@ -217,7 +232,13 @@ class FrontEndConfig(BaseModel):
 
     @property
     def mel_grid(self) -> tuple[float, float]:
-        """Lower edge of the first filter and distance between filters, in mel."""
+        """Lower edge of the first filter and distance between filters, in mel.
+
+        Without mel filters they are in hertz, one for each bin of the FFT: triangles between the
+        neighbouring bins, which hold nothing else.
+        """
+        if self.mel_scale == "none":
+            return -self.sample_rate / self.n_fft, self.sample_rate / self.n_fft
         low, high = (float(MEL_SCALES[self.mel_scale].mel(np.float64(f))) for f in self.band)
         return low, (high - low) / (self.n_mels + 1)
 
@@ -280,6 +301,17 @@ FRONT_ENDS = {
         mel_area=True,
         scale="db",
         floor=1e-10,
+    ),
+    # descriptinc/lyrebird-wav2clip: all bins of the FFT, every 353 samples.
+    "wav2clip": FrontEndConfig(
+        kind="stft",
+        n_mels=257,
+        f_min=0.0,
+        window_ms=32.0,
+        hop_ms=22.0625,
+        mel_scale="none",
+        floor=1e-7,
+        floor_added=True,
     ),
     "waveform": FrontEndConfig(kind="waveform"),
 }

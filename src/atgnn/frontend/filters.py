@@ -46,6 +46,7 @@ def _slaney_hertz(mel: np.ndarray) -> np.ndarray:
 MEL_SCALES = {
     "htk": MelScale(lambda hertz: 1127 * np.log1p(hertz / 700), lambda m: 700 * np.expm1(m / 1127)),
     "slaney": MelScale(_slaney_mel, _slaney_hertz),
+    "none": MelScale(lambda hertz: hertz, lambda hertz: hertz),
 }
 
 

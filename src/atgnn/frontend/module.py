@@ -153,7 +153,9 @@ class FrontEnd(nn.Module):
             power[..., low:high] @ self.filters[low:high, first:last]
             for low, high, first, last in self._blocks
         ]
-        features = torch.cat(mel, -1).clamp_min_(self.config.least_power).log_()
+        features, floor = torch.cat(mel, -1), self.config.least_power
+        features = features.add_(floor) if self.config.floor_added else features.clamp_min_(floor)
+        features = features.log_()
         return features if self.config.scale == "ln" else features.div_(self.config.unit)
 
     def _apply(self: _Self, fn: Any, recurse: bool = True) -> _Self:
