@@ -66,14 +66,14 @@ def test_windows_that_make_no_sense_are_refused(tagger, window, hop):
 
 @pytest.mark.parametrize(("window", "hop"), [(2.0, 0.5), (1.0, 0.3), (1.0, 0.7), (3.0, 3.0)])
 @pytest.mark.parametrize("duration", [0.4, 2.0, 7.75])
-def test_a_stretch_is_the_mean_of_the_windows_that_hold_it(window, hop, duration):
+def test_a_stretch_is_the_mean_of_the_windows_that_hold_it(tagger, window, hop, duration):
     starts = [0.0]
     while starts[-1] + window < duration - 1e-9:
         starts.append(len(starts) * hop)
     seconds = [min(window, duration - start) for start in starts]
     rows = np.random.default_rng(0).random((len(starts), 3))
     scores = Scores(None, rows, np.array(seconds), np.array(starts))
-    found = curve(scores, EventSettings(window_s=window, hop_s=hop))
+    found = curve(scores, tagger.checkpoint, EventSettings(window_s=window, hop_s=hop))
     assert found[0].start == 0
     assert found[-1].end == pytest.approx(duration)
     for number, stretch in enumerate(found):

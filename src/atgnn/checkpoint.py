@@ -125,6 +125,7 @@ class _Description(BaseModel):
     calibration: Calibration | None = None
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     window_seconds: float = Field(10.0, gt=0)
+    moments: bool = False
     provenance: Provenance = Provenance()
 
     @model_validator(mode="after")
@@ -148,6 +149,7 @@ class Checkpoint:
         calibration: what the logits go through first, or None.
         activation: "sigmoid" for independent labels, "softmax" where exactly one is true.
         window_seconds: longer recordings are tagged in windows of this length.
+        moments: whether it was trained to tell moments apart (`atgnn.model.moments`).
         provenance: training data, licence, metrics.
         attribution: a CSV table of the recordings it was trained on, or None.
         heard: hashes of the clips it was trained on, or None where nobody noted them.
@@ -163,6 +165,7 @@ class Checkpoint:
         calibration: Calibration | None = None,
         activation: Literal["sigmoid", "softmax"] = "sigmoid",
         window_seconds: float = 10.0,
+        moments: bool = False,
         provenance: Provenance | None = None,
         attribution: str | None = None,
         heard: Heard | None = None,
@@ -174,6 +177,7 @@ class Checkpoint:
         self.calibration = calibration
         self.activation: Literal["sigmoid", "softmax"] = activation
         self.window_seconds = window_seconds
+        self.moments = moments
         self.provenance = provenance or Provenance()
         self.attribution = attribution
         self.heard = heard
@@ -187,6 +191,7 @@ class Checkpoint:
                 calibration=calibration,
                 activation=activation,
                 window_seconds=window_seconds,
+                moments=moments,
                 provenance=self.provenance,
             )
         except ValidationError as error:
@@ -203,6 +208,7 @@ class Checkpoint:
                 "calibration": self.calibration,
                 "activation": self.activation,
                 "window_seconds": self.window_seconds,
+                "moments": self.moments,
                 "provenance": self.provenance,
                 "attribution": self.attribution,
                 "heard": self.heard,
@@ -369,6 +375,7 @@ class Checkpoint:
             calibration=description.calibration,
             activation=description.activation,
             window_seconds=description.window_seconds,
+            moments=description.moments,
             provenance=description.provenance,
             attribution=_read_attribution(folder),
             heard=Heard.read(folder / HEARD),

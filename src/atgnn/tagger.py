@@ -378,7 +378,7 @@ class WindowScorer(ABC):
     ) -> _Flight:
         """Put windows through the network together; a GPU is not waited for."""
         jobs, windows = [job for job, _ in batch], [window for _, window in batch]
-        scores = self._network(windows) if reading is None else self._read(windows, reading)
+        scores = self._taken(windows, reading)
         if scores.device.type != "cuda":
             return _Flight(jobs, scores.cpu())
         landing = scores.to("cpu", non_blocking=True)  # into pinned memory
@@ -404,10 +404,17 @@ class WindowScorer(ABC):
                 yield Failure(job.path, job.error)
 
     @torch.inference_mode()
-    def score_windows(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """float32 (B, L): scores of windows (S,), mono at the model's rate, as one batch."""
-        scores: np.ndarray = self._network(list(windows)).cpu().numpy()
-        return scores
+    def score_windows(
+        self, windows: Sequence[np.ndarray], reading: Reading | None = None
+    ) -> np.ndarray:
+        """float32 (B, L): scores of windows (S,), mono at the model's rate, as one batch.
+
+        With `reading` (B, D), what that takes.
+        """
+        return self._taken(list(windows), reading).cpu().numpy()
+
+    def _taken(self, windows: list[np.ndarray], reading: Reading | None) -> Tensor:
+        return self._network(windows) if reading is None else self._read(windows, reading)
 
 
 class Tagger(WindowScorer):

@@ -33,7 +33,7 @@ class ArchiveSettings(BaseModel):
     def framing(self, tagger: Tagger) -> tuple[float, float]:
         """Length and step of the windows in seconds."""
         if self.events is not None:
-            return self.events.window_s, self.events.hop_s
+            return self.events.for_model(tagger.checkpoint).framing
         return tagger.checkpoint.window_seconds, tagger.checkpoint.window_seconds
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from atgnn.archive.listing import Sound
 from atgnn.archive.rows import failed, tagged
 from atgnn.archive.settings import ArchiveSettings
-from atgnn.events import events_in
+from atgnn.events import Listening, events_in
 from atgnn.files import content_digest
 from atgnn.tagger import Scores, Tagger
 from atgnn.tags import Failure
@@ -33,25 +33,21 @@ def make_rows(
     Decoding runs ahead of the network, and windows of several recordings share a batch; what waits
     in memory is bounded by a few batches, and by the scores of one recording.
     """
-    window, hop = settings.framing(tagger)
+    listening = None if settings.events is None else Listening(tagger, settings.events)
     with _Digests(sounds) as digests:
-        results = tagger.score_many(
-            digests.files(),
-            window=window,
-            hop=hop,
-            batch_size=batch_size,
-            share_batches=settings.events is None,  # as `atgnn.events` does it
-            on_error="collect",
+        results = (listening or tagger).score_many(
+            digests.files(), batch_size=batch_size, on_error="collect"
         )
         with closing(results):
             for result in results:
                 sound, digest = digests.next()
-                yield _row(tagger, settings, sound, digest, result)
+                yield _row(tagger, settings, listening, sound, digest, result)
 
 
 def _row(
     tagger: Tagger,
     settings: ArchiveSettings,
+    listening: Listening | None,
     sound: Sound,
     digest: str | OSError,
     result: Scores | Failure,
@@ -64,6 +60,10 @@ def _row(
         return failed(
             sound, f"{sound.path}: was written to while it was tagged; --resume does it again"
         )
+    events = None
+    if listening is not None:
+        events = events_in(result, tagger.checkpoint, listening.settings)
+        result = listening.whole(result)
     tagging = tagger.selector.tagging(
         result.path,
         result.duration,
@@ -72,9 +72,6 @@ def _row(
         threshold=settings.threshold,
         ancestors=settings.ancestors,
     )
-    events = None
-    if settings.events is not None:
-        events = events_in(result, tagger.checkpoint, settings.events)
     return tagged(sound, digest, tagging, result.windows, events)
 
 

@@ -27,6 +27,7 @@ from atgnn.model.layers import (
     Relation,
     Unchanged,
 )
+from atgnn.model.moments import moment_logits
 
 __all__ = [
     "InferenceModel",
@@ -51,10 +52,27 @@ class InferenceModel(nn.Module):
     @torch.no_grad()
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """As `ATGNN.forward`: logits ``(B, S)`` in float32."""
-        half = self.dtype != torch.float32
-        with torch.autocast(mel.device.type, self.dtype, enabled=half, cache_enabled=False):
+        with self._precision(mel):
             logits: Tensor = self.folded(mel, lengths)
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    @torch.no_grad()
+    def with_moments(
+        self, mel: Tensor, lengths: Tensor | None, stage: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of whole clips ``(B, S)`` and of their moments ``(B, P, S)``, in float32.
+
+        `stage`: see `atgnn.model.moments`. The network is an `ATGNN`.
+        """
+        folded: Any = self.folded
+        with self._precision(mel):
+            stages = folded.encoder(mel, lengths)
+            whole, moments = folded.scored(stages), moment_logits(folded, stages, stage)
+        return whole.float(), moments.float()
+
+    def _precision(self, mel: Tensor) -> torch.autocast:
+        half = self.dtype != torch.float32
+        return torch.autocast(mel.device.type, self.dtype, enabled=half, cache_enabled=False)
 
 
 def for_inference(

@@ -33,6 +33,7 @@ def describe_data(recipe: Recipe, division: Division) -> dict[str, Any]:
         },
         **{name: _part(clips, targets, packed) for name, (clips, targets) in parts.items()},
         **_teachers(recipe),
+        **_moments(recipe),
         "sources": {path: _source(Path(path)) for path in sources},
     }
 
@@ -48,7 +49,7 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))
     differ = [
         _difference(name, before.get(name), now.get(name))
-        for name in ("labels", "training", "validation", "teachers")
+        for name in ("labels", "training", "validation", "teachers", "events")
         if before.get(name) != now.get(name)
     ]
     old, new = (
@@ -63,6 +64,14 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
             "needs the same clips and labels; start a new run, with init=RUN/best if it should go "
             "on from these weights"
         )
+
+
+def _moments(recipe: Recipe) -> dict[str, Any]:
+    """Digest of the tables of events."""
+    tables = [str(_source(Path(path))) for path in recipe.moments.events]
+    if not tables:
+        return {}
+    return {"events": {"number": len(tables), "digest": _digest(map(str.encode, tables))}}
 
 
 def _teachers(recipe: Recipe) -> dict[str, Any]:

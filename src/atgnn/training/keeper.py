@@ -133,6 +133,7 @@ class Keeper(Callback):
             window_seconds=self.recipe.window_seconds,
             provenance=provenance,
             heard=self.heard,
+            moments=bool(self.recipe.moments.events),
         ).save_pretrained(folder, half=half)
 
 

@@ -13,11 +13,13 @@ from atgnn.distributed import gather_rows, mean_over_processes, take_buffers_of_
 from atgnn.errors import DivergedError
 from atgnn.frontend import FrontEnd
 from atgnn.metrics import Metrics, evaluate_scores
+from atgnn.model import ATGNN
 from atgnn.networks import Network
 from atgnn.training.augment import mask_features, shift_frequency
 from atgnn.training.distill import Distillation
 from atgnn.training.ema import MovingAverage
 from atgnn.training.loading import Batch
+from atgnn.training.moments import Moments
 from atgnn.training.recipe import OptimSettings, Recipe
 from atgnn.training.resumable import ResumableModule
 from atgnn.training.spectral import vary_features
@@ -44,10 +46,12 @@ class TaggingModule(ResumableModule):
         labels: tuple[str, ...],
         batches_per_epoch: int,
         distillation: Distillation | None = None,
+        moments: Moments | None = None,
     ) -> None:
         super().__init__(recipe.seed)
         self.recipe, self.labels = recipe, labels
         self.batches_per_epoch, self.distillation = batches_per_epoch, distillation
+        self.moments = moments
         self.front_end = FrontEnd(recipe.front_end_config())
         self.model = model
         if recipe.keep_encoder:
@@ -67,13 +71,33 @@ class TaggingModule(ResumableModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Loss of a batch."""
-        logits = self.model(*self.features(batch, augmented=True))
+        features = self.features(batch, augmented=True)
+        if self.moments is not None:
+            return self._stepped(self._loss_of_moments(features, batch), step)
+        logits = self.model(*features)
         truth = batch.targets[:, : len(self.labels)]  # a score file's columns may follow
         loss = masked_loss(
             logits, truth, self.recipe.task, self.recipe.optim.label_smoothing, shared=True
         )
         if self.distillation is not None:
             loss = self.distillation.blend(loss, logits, batch)
+        return self._stepped(loss, step)
+
+    def _loss_of_moments(self, features: tuple[Tensor, Tensor | None], batch: Batch) -> Tensor:
+        """The loss of whole clips and that of their moments, as the recipe weighs them."""
+        assert self.moments is not None
+        model, recipe = cast(ATGNN, self.model), self.recipe
+        stages = model.encoder(*features)
+        smoothing, weight = recipe.optim.label_smoothing, recipe.moments.weight
+        truth = batch.targets[:, : len(self.labels)]
+        whole = masked_loss(model.scored(stages), truth, recipe.task, smoothing, shared=True)
+        logits = self.moments.logits(model, stages)
+        truth = self.moments.truth(batch, logits.shape[1])
+        parts = masked_loss(logits, truth, recipe.task, smoothing, shared=True)
+        return (1 - weight) * whole + weight * parts
+
+    def _stepped(self, loss: Tensor, step: int) -> Tensor:
+        """Note a batch's loss; what to go down by."""
         self.means.add("train_loss", loss)
         if self.loggers:
             self.log("loss", loss, on_epoch=False)  # this process's share of it

@@ -18,6 +18,7 @@ __all__ = [
     "DataSettings",
     "DistillSettings",
     "EmaSettings",
+    "MomentSettings",
     "OptimSettings",
     "Recipe",
     "ScaleSettings",
@@ -194,6 +195,28 @@ class EmaSettings(_Settings):
     decay: float = Field(0.0, ge=0, lt=1, description="share that each update keeps; 0 is off")
 
 
+class MomentSettings(_Settings):
+    """Strong labels: the network learns from tables of events what is heard at each moment."""
+
+    events: tuple[str, ...] = Field(
+        (), description="tables of events (events.csv of scenes, DESED's); may be one string"
+    )
+    weight: float = Field(0.5, gt=0, lt=1, description="share of moments in the loss")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_many(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("events"), str):
+            return {**values, "events": (values["events"],)}
+        return values
+
+    @model_validator(mode="after")
+    def _has_events(self) -> "MomentSettings":
+        if self.weight != type(self).model_fields["weight"].default and not self.events:
+            raise ValueError("weight does nothing without events")
+        return self
+
+
 class Recipe(_Settings):
     """All of a run. `atgnn train` saves the resolved one as ``recipe.yaml``."""
 
@@ -203,6 +226,7 @@ class Recipe(_Settings):
             "data.clips",
             "data.packed",
             "data.vocabulary",
+            "moments.events",
             "description",
             "memory",
             "workers",
@@ -223,6 +247,7 @@ class Recipe(_Settings):
             "data.vocabulary",
             "distill.scores",
             "distill.teacher",
+            "moments.events",
         }
     )
 
@@ -253,6 +278,7 @@ class Recipe(_Settings):
     optim: OptimSettings = OptimSettings()
     distill: DistillSettings = DistillSettings()
     ema: EmaSettings = EmaSettings()
+    moments: MomentSettings = MomentSettings()
     select: Literal["best", "last", "last5", "averaged", "ema"] = Field(
         "best",
         description="the result: the epoch that validates best; the last one, with its metrics or "
@@ -303,6 +329,8 @@ class Recipe(_Settings):
             raise ConfigError("select: averaged needs two or more keep_epochs (and optim.epochs)")
         if self.select == "ema" and not self.ema.decay:
             raise ConfigError("select: ema needs a moving average: set ema.decay, 0.99 perhaps")
+        if self.moments.events:
+            self._check_moments()
         if self.memory != "usual" and self.compile:
             raise ConfigError(
                 f"memory: {self.memory} does nothing where compile weighs what to keep: leave "
@@ -321,6 +349,27 @@ class Recipe(_Settings):
             raise ConfigError(
                 f"a waveform has no mel bins for augment.{', augment.'.join(used)}: add "
                 + " ".join(f"--set augment.{name}=0" for name in used)
+            )
+
+    def _check_moments(self) -> None:
+        """Nothing may move sounds in time or lead past the moments."""
+        augment = self.augment
+        moved = {
+            "augment.roll": bool(augment.roll),
+            "augment.crop_seconds": augment.crop_seconds is not None,
+            "augment.trim_silence": augment.trim_silence,
+            "augment.stretch": bool(augment.stretch),
+            "compile": self.compile,
+            "distill": bool(self.distill.scores is not None or self.distill.teacher),
+            "front_end.pad_to_frames": self.front_end_config().pad_to_frames is not None,
+        }
+        wrong = [name for name, there in moved.items() if there]
+        if self.task != "multi_label":
+            raise ConfigError("moments.events: several sounds at once need task=multi_label")
+        if wrong:
+            raise ConfigError(
+                f"moments.events does not go together with {', '.join(wrong)}: events lie where "
+                "the clip has them; leave one or the other out"
             )
 
     def front_end_config(self) -> FrontEndConfig:

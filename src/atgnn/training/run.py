@@ -30,6 +30,7 @@ from atgnn.training.folder import RunFolder, check_folder
 from atgnn.training.keeper import Keeper
 from atgnn.training.loaders import make_loaders
 from atgnn.training.module import TaggingModule
+from atgnn.training.moments import make_moments
 from atgnn.training.resume import ResumePoint, resume_file
 from atgnn.training.start import new_model
 from atgnn.training.trainer import check_precision, make_trainer
@@ -70,11 +71,14 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> Path | None:
     if distillation is not None:
         distillation.prepare(loaders[0].dataset)
         start = start.taught(distillation.lineage)
+    moments = make_moments(recipe, division, start.model)
+    if moments is not None:
+        moments.prepare(loaders[0].dataset)
     if recipe.scale.sync_norms:
         share_norms(start.model)
     _spare_memory(recipe, start.model)
     names = division.vocabulary.names
-    module = TaggingModule(recipe, start.model, names, len(loaders[0]), distillation)
+    module = TaggingModule(recipe, start.model, names, len(loaders[0]), distillation, moments)
     folder = RunFolder(out, recipe)
     with full_disk_in_one_line(out):
         if cluster.leads:  # only now: whatever does not fit has been found
