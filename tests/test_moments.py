@@ -222,7 +222,8 @@ def test_only_whole_clips_move_the_norms(scenes):
         batch = next(iter(loader))
         loss = module.training_step(batch, 0)
         assert moments.truth(batch, 3).shape == (8, 3, 2)
-        return float(loss.detach()), {n: b for n, b in model.named_buffers() if "running" in n}, model
+        norms = {name: b for name, b in model.named_buffers() if "running" in name}
+        return float(loss.detach()), norms, model
 
     both, norms, model = after_a_step(True)
     alone, wanted, _ = after_a_step(False)

@@ -151,7 +151,9 @@ def heard(data: Path, fold: int, out: Path, name: str) -> Fold:
 def curves(fold: Fold, settings: EventSettings) -> dict[str, _Frame]:
     """Scores over time, as sed_scores_eval takes them."""
     return {
-        name: _frame(fold, [(s.start, s.end, s.scores) for s in curve(one, fold.tagger.checkpoint, settings)])
+        name: _frame(
+            fold, [(s.start, s.end, s.scores) for s in curve(one, fold.tagger.checkpoint, settings)]
+        )
         for name, one in fold.scores.items()
     }
 
