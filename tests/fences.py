@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,6 +17,10 @@ PAGES = [
 
 #: A line before a Python block that a test cannot run, with the reason: <!-- not run: why -->
 NOT_RUN = re.compile(r"(?m)^<!-- not run: (.+) -->$")
+
+#: A line before a Python block that needs packages of another extra than the tests':
+#: <!-- needs: transformers -->. Where they are installed it is run.
+NEEDS = re.compile(r"(?m)^<!-- needs: (.+) -->$")
 
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*([\w+-]*)")
 _SEPARATORS = {"&&", "||", ";", "|", "&", "(", ")"}
@@ -52,6 +57,13 @@ def blocks(page: Path) -> Iterator[Block]:
         before = lines[start - 2] if start > 1 else ""
         yield Block(page, start, opening[2], "\n".join(lines[start:number]), before)
         number += 1
+
+
+def lacking(block: Block) -> list[str]:
+    """The packages that a block needs and that are not installed."""
+    match = NEEDS.search(block.before)
+    names = [name.strip() for name in match[1].split(",")] if match else []
+    return [name for name in names if find_spec(name) is None]
 
 
 def commands(block: Block) -> Iterator[list[str]]:

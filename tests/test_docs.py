@@ -3,11 +3,15 @@
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import typer
-from fences import NOT_RUN, PAGES, ROOT, Block, blocks, commands
+from fences import NEEDS, NOT_RUN, PAGES, ROOT, Block, blocks, commands, lacking
 from helpers import RATE, sound, tiny_checkpoint, write
+from other_models import made_onnx, save_ast
+from test_learn import few_sounds_by_rule  # noqa: F401  (in learn.md, for every page)
 from typer.testing import CliRunner
 
 from atgnn.cli import app
@@ -120,6 +124,15 @@ def test_blocks_that_are_not_run_say_why():
         assert len(reasons) == len(NOT_RUN.findall(page.read_text(encoding="utf-8"))), page.name
 
 
+def test_packages_that_blocks_need_are_in_an_extra():
+    extras = (ROOT / "pyproject.toml").read_text()
+    for page in PAGES:
+        marks = NEEDS.findall(page.read_text(encoding="utf-8"))
+        assert len(marks) == sum(bool(NEEDS.search(one.before)) for one in PYTHON[page]), page.name
+        for name in (name.strip() for mark in marks for name in mark.split(",")):
+            assert re.search(rf'"{name}[>="]', extras), f"{page.name}: {name}"
+
+
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory):
     """A folder with all that the examples name, made by code: sounds, a run, a packed folder."""
@@ -143,9 +156,16 @@ def desk(tmp_path_factory):
         checkpoint.provenance,
     ).save_pretrained(desk / "RUN" / "encoder")
     places = [str(desk / name) for name in ("recordings", "RESULTS", "RUN/model")]
-    made = CliRunner().invoke(app, ["tag", places[0], "--out", places[1], "--model", places[2]])
+    tag = ["tag", places[0], "--out", places[1], "--model", places[2], "--events"]
+    made = CliRunner().invoke(app, tag)
     assert made.exit_code == 0, made.output
     PackedWaveforms.write(Clips.read(desk / "SOUNDS"), desk / "fsd50k-16k", RATE)
+    np.save(desk / "passt.npy", np.random.default_rng(0).normal(-2, 2, (4, 527)))
+    (desk / "names.txt").write_text("0.wav\n1.wav\n2.wav\n3.wav\n")
+    if find_spec("transformers"):
+        save_ast(desk / "hf-model")
+    if find_spec("onnx"):
+        made_onnx(desk / "model.onnx", checkpoint)
     return desk
 
 
@@ -157,9 +177,10 @@ def desk(tmp_path_factory):
 def test_python_in_the_documentation_runs(page, desk, monkeypatch, capsys):
     """The blocks of a page run one after another, as a reader would type them."""
     monkeypatch.chdir(desk)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(desk / "cache"))
     names: dict[str, object] = {"__name__": "__docs__"}
     for block in PYTHON[page]:
-        if NOT_RUN.search(block.before):
+        if NOT_RUN.search(block.before) or lacking(block):
             continue
         # Line numbers of a failure are those of the page.
         exec(compile("\n" * block.line + block.text, str(page), "exec"), names)

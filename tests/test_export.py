@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import LABELS, RATE, sound, tiny_checkpoint, write
+from other_models import made_onnx
 from typer.testing import CliRunner
 
 from atgnn import export
@@ -42,34 +43,7 @@ def exported(checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(checkpoint, tmp_path_factory):
-    """A graph that takes and gives what ours do, and knows nothing of sound: made at once."""
-    from onnx import TensorProto, helper
-
-    node = helper.make_node
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 5], [3.0, -2.0, 1.0, 5.0, 0.5])
-    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
-    graph = helper.make_graph(
-        [
-            node("Abs", ["wave"], ["size"]),
-            node("ReduceMean", ["size", "axis"], ["level"]),
-            node("MatMul", ["level", "w"], ["logits"]),
-            node("Sigmoid", ["logits"], ["scores"]),
-        ],
-        "made",
-        [
-            helper.make_tensor_value_info("wave", TensorProto.FLOAT, ["batch", "samples"]),
-            helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]),
-        ],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 5])],
-        [weight, axis],
-    )
-    opset = [helper.make_opsetid("", export.OPSET)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "atgnn", json.dumps(export.describe(checkpoint, True, False))
-    path = tmp_path_factory.mktemp("made") / "made.onnx"
-    onnx.save(model, path)
-    return path
+    return made_onnx(tmp_path_factory.mktemp("made") / "made.onnx", checkpoint)
 
 
 def run(*words):

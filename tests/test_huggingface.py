@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from helpers import sound, write
+from other_models import LABELS, save_ast, save_wav2vec2
 from typer.testing import CliRunner
 
 from atgnn.cli import app
@@ -16,48 +16,6 @@ from atgnn.scoring import ScoreTable
 from atgnn.tags import Failure
 
 transformers = pytest.importorskip("transformers", reason='pip install "atgnn[transformers]"')
-
-LABELS = ("Dog", "Chirp, tweet", "Rain")
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-
-
-def labelled(names, problem):
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-        "problem_type": problem,
-    }
-
-
-def save_ast(folder, names=LABELS, problem="multi_label_classification", frames=128):
-    """A random AST that hears windows of `frames` frames."""
-    extractor = transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=frames)
-    config = transformers.ASTConfig(
-        **SMALL, **labelled(names, problem), intermediate_size=16, num_mel_bins=32,
-        max_length=frames,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.ASTForAudioClassification(config)
-    torch.nn.init.normal_(model.classifier.dense.weight)
-    model.save_pretrained(folder)
-    extractor.save_pretrained(folder)
-    return folder
-
-
-def save_wav2vec2(folder, problem="single_label_classification"):
-    """A random Wav2Vec2, which takes any length."""
-    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False)
-    config = transformers.Wav2Vec2Config(
-        **SMALL, **labelled(("yes", "no"), problem), intermediate_size=16, conv_dim=(8, 8),
-        conv_stride=(20, 16), conv_kernel=(40, 16), num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2, classifier_proj_size=8,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.Wav2Vec2ForSequenceClassification(config)
-    torch.nn.init.normal_(model.classifier.weight)
-    model.save_pretrained(folder)
-    extractor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -287,16 +287,24 @@ class ScoreTable:
 
     # ------------------------------------------------------------------ used
 
-    def aligned(self, clips: Clips, names: Sequence[str]) -> np.ndarray:
+    def aligned(self, clips: Clips, names: Sequence[str], *, partial: bool = False) -> np.ndarray:
         """The scores of these clips for these labels, float32 (len(clips), len(names)).
 
         A row is found by its path, start and end; where the sounds have moved since, by the file's
         name in place of its path, if all clips and all rows are distinct by it (`AtgnnWarning`).
+        Labels that the scores lack are an error, or, `partial`, NaN, if any is there.
 
         Raises:
             ScoresError: clips or labels that have no scores.
         """
-        return self._aligned(*_places(clips), names)
+        if not partial:
+            return self._aligned(*_places(clips), names)
+        known = set(names) & set(self.labels)
+        there = [at for at, name in enumerate(names) if name in known]
+        values = np.full((len(clips), len(names)), np.nan, np.float32)
+        # Without any, the error is that of the first label.
+        values[:, there] = self._aligned(*_places(clips), [names[at] for at in there] or names)
+        return values
 
     def _aligned(
         self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray, names: Sequence[str]
@@ -312,8 +320,7 @@ class ScoreTable:
                 f"the scores lack {len(missing)} of {counted(len(names), 'label')}, the first is "
                 f"{missing[0]!r}{did_you_mean(missing[0], self.labels)}; they are of "
                 f"{self.source or 'a model'} with {counted(len(place), 'label')}: score with a "
-                "model that "
-                "knows them"
+                "model that knows them, or, where they are spelt otherwise, `atgnn import --to`"
             )
         return [place[name] for name in names]
 

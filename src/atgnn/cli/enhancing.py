@@ -26,6 +26,13 @@ def enhance(
     vocabulary: Annotated[
         str | None, typer.Option(help="audioset, fsd50k or a label file: where names are not ours.")
     ] = None,
+    ignore_unknown_labels: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unknown-labels",
+            help="Leave labels that the teacher does not know as they are.",
+        ),
+    ] = False,
     force: ForceOption = False,
 ) -> None:
     """Add the labels that annotators missed, where a teacher hears them and the ontology allows.
@@ -52,6 +59,7 @@ def enhance(
         method=cast(Any, method),
         splits=split or None,
         vocabulary=None if vocabulary is None else Vocabulary.named(vocabulary),
+        ignore_unknown_labels=ignore_unknown_labels,
     )
     result.clips.write(out)
     write_report(result, report)

@@ -3,7 +3,8 @@
     loss = (1 - weight) loss(labels) + weight T^2 loss(teacher, T)
 
 The teacher's loss compares both at temperature T: binary cross-entropy over every cell for
-independent labels, those that are unknown in the labels too; Kullback-Leibler divergence where one
+independent labels, those that are unknown in the labels too, but for labels that the teacher's
+scores lack (``distill.partial``); Kullback-Leibler divergence where one
 of the labels is true. T^2 keeps its gradients of the same size whatever T (Hinton, Vinyals, Dean:
 "Distilling the Knowledge in a Neural Network", 2015).
 
@@ -114,7 +115,8 @@ def make_distillation(recipe: Recipe, division: Division) -> Distillation | None
         table = ScoreTable.read(settings.scores)
         _check_activation(recipe, settings.scores, table.activation)
         line = f"Taught by the scores of {table.source or Path(settings.scores).name}."
-        return Distillation(recipe, table.aligned(division.train, names), (), (line,))
+        scores = table.aligned(division.train, names, partial=_partial(recipe))
+        return Distillation(recipe, scores, (), (line,))
     if not settings.teacher:
         return None
     teachers = [Teacher(Checkpoint.from_pretrained(one), one, names) for one in settings.teacher]
@@ -130,6 +132,16 @@ def make_distillation(recipe: Recipe, division: Division) -> Distillation | None
     return Distillation(recipe, None, teachers, lineage)
 
 
+def _partial(recipe: Recipe) -> bool:
+    """Whether scores may lack labels; ConfigError where that cannot be."""
+    if recipe.distill.partial and recipe.task == "single_label":
+        raise ConfigError(
+            "distill.partial is for labels that are independent: where one of them is true, its "
+            "probability says something of all the others"
+        )
+    return recipe.distill.partial
+
+
 def _check_activation(recipe: Recipe, name: str, activation: str) -> None:
     expected = _ACTIVATIONS[recipe.task]
     if activation != expected:
@@ -142,7 +154,8 @@ def _check_activation(recipe: Recipe, name: str, activation: str) -> None:
 def teacher_loss(logits: Tensor, taught: Tensor, task: str, temperature: float = 1.0) -> Tensor:
     """T^2 times the distance of the student's logits ``(B, L)`` from probabilities ``(B, L)``.
 
-    ``multi_label``: mean binary cross-entropy. ``single_label``: mean divergence KL(teacher,
+    ``multi_label``: mean binary cross-entropy over the cells that the teacher has an opinion of,
+    NaN being none. ``single_label``: mean divergence KL(teacher,
     student); the teacher's probabilities, of some of its labels perhaps, are made to sum to 1.
     """
     student = logits.float() / temperature
@@ -151,6 +164,8 @@ def teacher_loss(logits: Tensor, taught: Tensor, task: str, temperature: float =
         soft = (sure.log() / temperature).softmax(1)
         loss = functional.kl_div(student.log_softmax(1), soft, reduction="batchmean")
     else:
-        soft = (sure.logit() / temperature).sigmoid()
-        loss = functional.binary_cross_entropy_with_logits(student, soft)
+        known = ~sure.isnan()
+        soft = (sure.nan_to_num(0.5).logit() / temperature).sigmoid()
+        cells = functional.binary_cross_entropy_with_logits(student, soft, reduction="none")
+        loss = (cells * known).sum() / known.sum().clamp(min=1)
     return temperature**2 * loss

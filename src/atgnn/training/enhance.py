@@ -181,6 +181,7 @@ def enhance(
     splits: Iterable[str] | None = None,
     vocabulary: Vocabulary | None = None,
     ontology: Ontology | None = None,
+    ignore_unknown_labels: bool = False,
 ) -> Enhancement:
     """Add to training clips the labels that annotators missed.
 
@@ -190,7 +191,8 @@ def enhance(
     `vocabulary` is that of the scores, with the ontology's identifiers, unless one with other
     identifiers is given.
 
-    A label that was unknown in a clip may be added; what is not added stays as it was.
+    A label that was unknown in a clip may be added; what is not added stays as it was. With
+    `ignore_unknown_labels` labels outside the vocabulary stay too, and suggest nothing.
 
     Raises:
         ScoresError: training clips or labels that have no scores.
@@ -201,7 +203,7 @@ def enhance(
     words = vocabulary or Vocabulary.from_names(scores.labels)
     rows = _training_rows(clips, splits)
     chosen = clips.subset(rows)
-    targets = chosen.targets(words)
+    targets = chosen.targets(words, outside="drop" if ignore_unknown_labels else "error")
     given = scores.aligned(chosen, words.names)
     thresholds = label_thresholds(targets, given, method)
     # NaN compares false: a label without threshold is never added.

@@ -170,6 +170,9 @@ class DistillSettings(_Settings):
     )
     weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss")
     temperature: float = Field(1.0, gt=0, description="above 1 the unlikely labels count more")
+    partial: bool = Field(
+        False, description="labels that the scores lack are learned from the clips' labels alone"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -186,6 +189,8 @@ class DistillSettings(_Settings):
         idle = [n for n in ("weight", "temperature") if getattr(self, n) != fields[n].default]
         if idle and self.scores is None and not self.teacher:
             raise ValueError(f"{idle[0]} does nothing without a teacher: give scores or teacher")
+        if self.partial and self.scores is None:
+            raise ValueError("partial does nothing without scores: give a score file")
         return self
 
 
