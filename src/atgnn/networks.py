@@ -12,6 +12,8 @@ import torch
 from pydantic import Discriminator, Tag
 
 from atgnn.baselines import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
+from atgnn.baselines.ast import AST, AST_PRESETS, ASTConfig
+from atgnn.baselines.ast_weights import is_published_ast, load_ast
 from atgnn.baselines.audio_transformer import (
     AUDIO_TRANSFORMER_PRESETS,
     AudioTransformer,
@@ -19,8 +21,9 @@ from atgnn.baselines.audio_transformer import (
 )
 from atgnn.baselines.base import Baseline, BaselineConfig
 from atgnn.baselines.imagenet import load_imagenet
+from atgnn.baselines.psla import PSLA, PSLA_PRESETS, PSLAConfig, load_psla
 from atgnn.baselines.small_cnn import SMALL_CNN_PRESETS, SmallCNN, SmallCNNConfig
-from atgnn.errors import ConfigError, did_you_mean
+from atgnn.errors import ConfigError, MissingExtraError, did_you_mean
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.model import ATGNN, PRESETS, ModelConfig, cost, inference
 from atgnn.model.atgnn import initialise
@@ -48,6 +51,7 @@ __all__ = [
     "own_frames",
     "own_front_end",
     "preset_cost",
+    "preset_costs",
 ]
 
 Network: TypeAlias = ATGNN | Baseline | LabelsBeside
@@ -126,6 +130,23 @@ KINDS: dict[str, Kind] = {
         "efficientnet",
         "An EfficientNet-Lite for audio tagging.",
         starts={"imagenet": load_imagenet},
+    ),
+    "psla": _baseline(
+        PSLAConfig,
+        PSLA,
+        PSLA_PRESETS,
+        "efficientnet",
+        "PSLA (EfficientNet-B2 with attention pooling) for audio tagging.",
+        load=load_psla,
+    ),
+    "ast": _baseline(
+        ASTConfig,
+        AST,
+        AST_PRESETS,
+        "audio-spectrogram-transformer",
+        "An Audio Spectrogram Transformer.",
+        load=load_ast,
+        loads=is_published_ast,
     ),
     "audio-transformer": _baseline(
         AudioTransformerConfig,
@@ -253,3 +274,14 @@ def preset_cost(name: str, frames: int = 1024, **changes: Any) -> cost.Cost:
     if own_front_end(name) != FRONT_ENDS["paper"]:
         frames = own_frames(name, frames * FRONT_ENDS["paper"].hop_ms / 1000)
     return measure_cost(network_preset(name, **changes), frames)
+
+
+def preset_costs(frames: int = 1024, **changes: Any) -> tuple[dict[str, cost.Cost], list[str]]:
+    """`preset_cost` of all presets, and a line about each that needs what is not installed."""
+    costs, notes = {}, []
+    for name in network_names():
+        try:
+            costs[name] = preset_cost(name, frames, **changes)
+        except MissingExtraError as error:
+            notes.append(f"{name} is left out: {error}")
+    return costs, notes

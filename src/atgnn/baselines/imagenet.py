@@ -4,16 +4,17 @@
 PyTorch state dict, in the naming of the package ``efficientnet_lite_pytorch``.
 """
 
-import pickle
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite
-from atgnn.errors import CheckpointError, ConfigError, MissingExtraError
+from atgnn.baselines.efficientnet_weights import trunk_pieces
+from atgnn.baselines.published import Piece, fill
+from atgnn.errors import ConfigError, MissingExtraError
+from atgnn.model.weights import read_state
 
 __all__ = ["imagenet_file", "load_imagenet"]
 
@@ -35,15 +36,8 @@ def load_imagenet(model: EfficientNetLite) -> tuple[str, str]:
     """
     name = _variant(model)
     path = imagenet_file(name)
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-    if not isinstance(weights, Mapping):
-        raise CheckpointError(f"{path}: expected a table of weights, got {type(weights).__name__}")
-    _fill(model, weights, path)
-    lineage = _LINEAGE.format(name=name, package=_package(name))
-    return f"{len(weights)} tensors of {path.name} (ImageNet); the classifier is new", lineage
+    report = fill(model, _pieces(model, read_state(path)), path.name)
+    return str(report), _LINEAGE.format(name=name, package=_package(name))
 
 
 def imagenet_file(name: str) -> Path:
@@ -73,37 +67,12 @@ def _variant(model: EfficientNetLite) -> str:
     )
 
 
-def _fill(model: EfficientNetLite, weights: Mapping[str, Tensor], path: Path) -> None:
-    ours, names = model.state_dict(), dict(_names(model))
-    for theirs in sorted({*names, "_fc.weight", "_fc.bias"} ^ set(weights)):
-        where = "is missing from" if theirs in names else "is unknown in"
-        raise CheckpointError(f"{path}: {theirs} {where} these weights")
-    for theirs, name in names.items():
-        value, place = weights[theirs], ours[name]
-        if theirs == "_conv_stem.weight" and model.config.in_channels == 1:
-            value = value.sum(1, keepdim=True)
-        value = value.flatten(1) if place.ndim == 2 else value  # a 1x1 convolution is linear
-        if value.shape != place.shape:
-            raise CheckpointError(
-                f"{path}: {theirs} is {tuple(weights[theirs].shape)}, expected for "
-                f"{tuple(place.shape)}"
-            )
-        place.copy_(value)
-
-
-def _names(model: EfficientNetLite) -> Iterator[tuple[str, str]]:
-    """Pairs of their name and ours."""
-    yield from _pair("_conv_stem", "_bn0", "stem", "conv")
-    for number, block in enumerate(model.blocks):
-        there, here = f"_blocks.{number}.", f"blocks.{number}."
-        if block.expand is not None:
-            yield from _pair(f"{there}_expand_conv", f"{there}_bn0", f"{here}expand", "linear")
-        yield from _pair(f"{there}_depthwise_conv", f"{there}_bn1", f"{here}depthwise", "conv")
-        yield from _pair(f"{there}_project_conv", f"{there}_bn2", f"{here}project", "linear")
-    yield from _pair("_conv_head", "_bn1", "head", "linear")
-
-
-def _pair(conv: str, norm: str, ours: str, kind: str) -> Iterator[tuple[str, str]]:
-    yield f"{conv}.weight", f"{ours}.{kind}.weight"
-    for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        yield f"{norm}.{part}", f"{ours}.norm.{part}"
+def _pieces(model: EfficientNetLite, weights: Mapping[str, Tensor]) -> Iterator[Piece]:
+    for piece in trunk_pieces(model, weights):
+        if piece.key.startswith("_fc."):
+            yield piece._replace(target="", note="the classifier of ImageNet")
+        elif piece.key == "_conv_stem.weight" and model.config.in_channels == 1:
+            grey = piece.value.sum(1, keepdim=True)
+            yield piece._replace(value=grey, note="summed over colours", fate="converted")
+        else:
+            yield piece

@@ -22,10 +22,12 @@ def models(
     from rich.console import Console
 
     from atgnn.checkpoint import shipped_models
-    from atgnn.networks import network_names, preset_cost
+    from atgnn.networks import preset_costs
     from atgnn.terminal import models_table
 
-    costs = {name: preset_cost(name, frames, num_labels=classes) for name in network_names()}
+    costs, notes = preset_costs(frames, num_labels=classes)
+    for note in notes:
+        typer.echo(note, err=True)
     if as_json:
         typer.echo(json.dumps([{"name": name, **asdict(cost)} for name, cost in costs.items()]))
         return

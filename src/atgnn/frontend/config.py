@@ -276,6 +276,8 @@ class FrontEndConfig(BaseModel):
 FRONT_ENDS = {
     "paper": FrontEndConfig(),
     "wide-32k": FrontEndConfig(sample_rate=32_000, mean=-5.9597, std=5.8619),
+    # YuanGongND/psla: "paper", always 1056 frames (AudioSet; FSD50K has 3000).
+    "psla": FrontEndConfig(pad_to_frames=1056),
     # YuanGongND/ast: statistics of AudioSet, divided by two deviations; always 1024 frames.
     "ast": FrontEndConfig(mean=-4.2677393, std=2 * 4.5689974, pad_to_frames=1024),
     # Decibels go into a batch normalisation per bin (Kong et al., 2020).

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,7 +28,14 @@ from atgnn.graph import resize_table
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.config import PRESETS, ModelConfig
 
-__all__ = ["Fate", "Source", "WeightsReport", "load_published", "published_config"]
+__all__ = [
+    "Fate",
+    "Source",
+    "WeightsReport",
+    "load_published",
+    "published_config",
+    "read_state",
+]
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -96,7 +105,7 @@ def load_published(source: Source, model: ATGNN) -> WeightsReport:
         CheckpointError: the file cannot be read, or a key is unknown, missing or misshapen. The
             model is unchanged then.
     """
-    state = _read(source)
+    state = read_state(source)
     rules = dict(_rules(model.config))
     ours = model.state_dict()
     fates: dict[str, list[Fate]] = {
@@ -143,7 +152,7 @@ def published_config(source: Source, **changes: Any) -> ModelConfig:
         CheckpointError: the file cannot be read or is of neither family.
         ConfigError: the changes do not fit.
     """
-    shapes = {key: tuple(value.shape) for key, value in _read(source).items()}
+    shapes = {key: tuple(value.shape) for key, value in read_state(source).items()}
     if "stem.convs.0.weight" not in shapes or "backbone.0.0.fc1.0.weight" not in shapes:
         raise CheckpointError(
             "not a Vision GNN or ATGNN checkpoint: expected keys stem.convs.0.weight and "
@@ -159,8 +168,12 @@ def published_config(source: Source, **changes: Any) -> ModelConfig:
 # ---------------------------------------------------------------------------- reading
 
 
-def _read(source: Source) -> dict[str, Tensor]:
-    """The bare state dict: no wrapper, no prefix, tensors only."""
+def read_state(source: Source) -> dict[str, Tensor]:
+    """The bare state dict of a file or of what was read from one: no wrapper, no prefix.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds something else than named tensors.
+    """
     content = source if isinstance(source, Mapping) else _open(Path(source))
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -192,6 +205,11 @@ def _without_prefix(key: str) -> str:
 def _open(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint file: {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

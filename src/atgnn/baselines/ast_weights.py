@@ -1,0 +1,219 @@
+"""Published weights of AST: files of the Hugging Face Hub, and those of the original repository."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from atgnn.baselines.ast import AST, AST_PRESETS, GATHERING, ASTConfig, hub_name, resize_positions
+from atgnn.baselines.published import Piece, fill
+from atgnn.errors import CheckpointError
+from atgnn.model.weights import WeightsReport, read_state
+
+__all__ = ["ast_layout", "is_published_ast", "load_ast"]
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_TYPE = "audio-spectrogram-transformer"
+_POSITIONS = "backbone.embeddings.position_embeddings"
+_HEAD = ("norm.weight", "norm.bias", "classifier.weight", "classifier.bias")
+
+# In the configuration of the Hub, and here; strides apart.
+_SETTINGS = {
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "patch_size": "patch",
+    "num_mel_bins": "n_mels",
+    "max_length": "nominal_frames",
+}
+
+# Of the original's tensors: names there, and here. timm's ViT (DeiT, distilled) is its ``v``.
+_ORIGINAL = {
+    "v.cls_token": "embeddings.cls_token",
+    "v.dist_token": "embeddings.distillation_token",
+    "v.pos_embed": "embeddings.position_embeddings",
+    "v.patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "v.norm": "layernorm",
+}
+_BLOCK = {
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+_UNUSED = ("v.head.", "v.head_dist.")
+
+
+def load_ast(model: AST, source: Source) -> WeightsReport:
+    """Copy published weights into a model, in place.
+
+    Positions are cut or interpolated to the model's grid, as the original does. The classifier is
+    left new where it counts other classes, the whole head where the file has none.
+
+    Args:
+        model: of the file's layout (`ast_layout`), but for labels, bins and frames.
+        source: a folder of the Hub (config.json and weights), a file of the original repository
+            (``audioset_10_10_0.4593.pth``), opened with ``weights_only=True``, or a state dict.
+
+    Raises:
+        CheckpointError: it cannot be read, or a tensor is unknown, missing or misshapen. The model
+            is unchanged then.
+    """
+    state = _state(source)
+    name = "a state dict" if isinstance(source, Mapping) else Path(source).name
+    pieces = _from_original(state) if "v.cls_token" in state else _from_hub(state)
+    rows = _rows(model.config, source)
+    fitted = (_placed(model.config, piece, rows, name) for piece in pieces)
+    return fill(model, fitted, name, _HEAD)
+
+
+def ast_layout(source: Source, **changes: Any) -> ASTConfig:
+    """The layout of published weights, with some fields changed.
+
+    Raises:
+        CheckpointError: they cannot be read, or are of something else.
+        ConfigError: the changes do not fit.
+    """
+    preset = AST_PRESETS["ast"]
+    if not isinstance(source, Mapping) and Path(source).is_dir():
+        return preset.replace(**{**_described(Path(source)), **changes})
+    state = _state(source)
+    if "v.cls_token" not in state:
+        raise CheckpointError(
+            "not the original weights of an AST: expected a key v.cls_token, got "
+            f"{', '.join(list(state)[:3])} ... (weights of the Hub: give their folder)"
+        )
+    found: dict[str, Any] = {"width": state["v.cls_token"].shape[-1]}
+    found["depth"] = len({key.split(".")[2] for key in state if key.startswith("v.blocks.")})
+    found["heads"] = max(1, found["width"] // 64)  # in every size of DeiT
+    if "mlp_head.1.bias" in state:
+        found["num_labels"] = len(state["mlp_head.1.bias"])
+    return preset.replace(**{**found, **changes})
+
+
+def is_published_ast(path: Path) -> bool:
+    """Whether a path that there is may be given to `load_ast`: a file, or a folder of the Hub."""
+    if path.is_file():
+        return True
+    try:
+        return bool(_description(path))
+    except CheckpointError:
+        return False
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def _state(source: Source) -> dict[str, Tensor]:
+    if isinstance(source, Mapping) or not Path(source).is_dir():
+        return read_state(source)
+    folder = Path(source)
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return read_state(folder / name)
+    raise CheckpointError(f"{folder} holds no weights: expected {' or '.join(_WEIGHTS)} in it")
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no config.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from None
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind != _TYPE:
+        raise CheckpointError(f"{path} describes {kind!r}, expected model_type {_TYPE!r}")
+    return dict(content)
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """Our settings out of a Hub folder's config.json; what it leaves out is as published."""
+    content = _description(folder)
+    found = {ours: content[theirs] for theirs, ours in _SETTINGS.items() if theirs in content}
+    preset = AST_PRESETS["ast"]
+    strides = zip(("frequency_stride", "time_stride"), preset.strides, strict=True)
+    found["strides"] = tuple(content.get(name, default) for name, default in strides)
+    if "intermediate_size" in content:
+        found["ffn_ratio"] = content["intermediate_size"] // found.get("width", preset.width)
+    # transformers has one epsilon for all its norms, and this one where the file names none
+    found["norm_eps"] = found["head_norm_eps"] = content.get("layer_norm_eps", 1e-12)
+    if "id2label" in content:
+        found["num_labels"] = len(content["id2label"])
+    return found
+
+
+def _rows(config: ASTConfig, source: Source) -> int:
+    """Rows of the file's grid of patches; the original repository has 128 bins throughout."""
+    bins = AST_PRESETS["ast"].n_mels
+    if not isinstance(source, Mapping) and Path(source).is_dir():
+        bins = _description(Path(source)).get("num_mel_bins", bins)
+    return config.replace(n_mels=bins).grid(config.nominal_frames)[0]
+
+
+# ---------------------------------------------------------------------------- names
+
+
+def _from_hub(state: Mapping[str, Tensor]) -> Iterator[Piece]:
+    """Of ASTForAudioClassification, or of ASTModel alone."""
+    heads = {"classifier.layernorm": "norm", "classifier.dense": "classifier"}
+    for key, value in state.items():
+        module, _, part = key.rpartition(".")
+        if module in heads:
+            yield Piece(key, f"{heads[module]}.{part}", value)
+        else:
+            inner = key.removeprefix("audio_spectrogram_transformer.")
+            yield Piece(key, f"backbone.{hub_name(inner)}", value)
+
+
+def _from_original(state: Mapping[str, Tensor]) -> Iterator[Piece]:
+    heads = {"mlp_head.0": "norm", "mlp_head.1": "classifier"}
+    for key, value in state.items():
+        module, _, part = key.rpartition(".")
+        if key.startswith(_UNUSED):
+            yield Piece(key, "", value, "a classifier of ImageNet, which never computes")
+        elif module in heads:
+            yield Piece(key, f"{heads[module]}.{part}", value)
+        elif (name := _ORIGINAL.get(key)) is not None:
+            yield Piece(key, f"backbone.{name}", value)
+        elif (name := _ORIGINAL.get(module)) is not None:
+            yield Piece(key, f"backbone.{name}.{part}", value)
+        else:
+            yield from _of_block(key, value)
+
+
+def _of_block(key: str, value: Tensor) -> Iterator[Piece]:
+    found = re.fullmatch(r"v\.blocks\.(\d+)\.(.+)\.(weight|bias)", key)
+    block, layer, part = found.groups() if found else ("", "", "")
+    here = f"backbone.encoder.layer.{block}"
+    if layer == "attn.qkv" and len(value) % 3 == 0:
+        for name, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+            target = f"{here}.attention.attention.{name}.{part}"
+            yield Piece(key, target, rows, "queries, keys and values apart", "converted")
+    else:
+        yield Piece(key, f"{here}.{_BLOCK.get(layer, layer)}.{part}", value)
+
+
+def _placed(config: ASTConfig, piece: Piece, rows: int, source: str) -> Piece:
+    """The same, positions for the model's own grid."""
+    new = config.grid(config.nominal_frames)
+    places = piece.value.shape[1] - GATHERING if piece.value.ndim == 3 else 0
+    if piece.target != _POSITIONS or places == new[0] * new[1]:
+        return piece
+    columns, rest = divmod(places, rows)
+    if rest or columns < 1:
+        raise CheckpointError(
+            f"{source}: {piece.key} is {tuple(piece.value.shape)}, expected {GATHERING} places and "
+            f"a multiple of {rows}: are the model's strides, {config.strides}, the file's?"
+        )
+    value = resize_positions(piece.value.float(), (rows, columns), new)
+    note = f"{rows} x {columns} places to {new[0]} x {new[1]}"
+    return piece._replace(value=value, note=note, fate="resized")

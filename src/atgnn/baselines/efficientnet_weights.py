@@ -1,0 +1,51 @@
+"""Where published tensors of EfficientNets go: the names of the package ``efficientnet_pytorch``.
+
+Its sibling ``efficientnet_lite_pytorch`` and PSLA use the same.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from atgnn.baselines.efficientnet import EfficientNet
+from atgnn.baselines.published import Piece
+
+__all__ = ["as_linear", "trunk_pieces"]
+
+
+def trunk_pieces(model: EfficientNet, state: Mapping[str, Tensor]) -> Iterator[Piece]:
+    """Every tensor of `state`, for its place in the model before the classifier."""
+    names = dict(_names(model))
+    for key, value in state.items():
+        target = names.get(key, key)  # no weight of ours has one of their names
+        linear = target.endswith((".linear.weight", "reduce.weight", ".excite.expand.weight"))
+        yield as_linear(key, target, value) if linear else Piece(key, target, value)
+
+
+def as_linear(key: str, target: str, value: Tensor) -> Piece:
+    """A 1x1 convolution ``(O, C, 1, 1)`` for a linear map ``(O, C)``."""
+    if value.shape[2:] != (1, 1):
+        return Piece(key, target, value)
+    return Piece(key, target, value[:, :, 0, 0], "1x1 convolution to linear map", "converted")
+
+
+def _names(model: EfficientNet) -> Iterator[tuple[str, str]]:
+    """Pairs of their name and ours."""
+    yield from _pair("_conv_stem", "_bn0", "stem", "conv")
+    for number, block in enumerate(model.blocks):
+        there, here = f"_blocks.{number}.", f"blocks.{number}."
+        if block.expand is not None:
+            yield from _pair(f"{there}_expand_conv", f"{there}_bn0", f"{here}expand", "linear")
+        yield from _pair(f"{there}_depthwise_conv", f"{there}_bn1", f"{here}depthwise", "conv")
+        if block.excite is not None:
+            for name in ("reduce", "expand"):
+                for part in ("weight", "bias"):
+                    yield f"{there}_se_{name}.{part}", f"{here}excite.{name}.{part}"
+        yield from _pair(f"{there}_project_conv", f"{there}_bn2", f"{here}project", "linear")
+    yield from _pair("_conv_head", "_bn1", "head", "linear")
+
+
+def _pair(conv: str, norm: str, ours: str, kind: str) -> Iterator[tuple[str, str]]:
+    yield f"{conv}.weight", f"{ours}.{kind}.weight"
+    for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        yield f"{norm}.{part}", f"{ours}.norm.{part}"

@@ -1,0 +1,65 @@
+"""Published weights into a baseline: every tensor of the file, and of the model, accounted for."""
+
+from collections.abc import Collection, Iterable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from atgnn.baselines.base import Baseline
+from atgnn.errors import CheckpointError
+from atgnn.model.weights import Fate, WeightsReport
+
+__all__ = ["Piece", "fill"]
+
+
+class Piece(NamedTuple):
+    """A tensor made of a published one, and where it goes."""
+
+    key: str  # in the file
+    target: str  # in our model, "" for a tensor that is not used
+    value: Tensor
+    note: str = "as it is"  # what was done to it, or why it is not used
+    fate: Literal["loaded", "converted", "resized"] = "loaded"
+
+
+def fill(
+    model: Baseline, pieces: Iterable[Piece], source: str, head: Collection[str] = ()
+) -> WeightsReport:
+    """Copy pieces into a model, in place; it is unchanged where they do not fit.
+
+    What counts labels (`Baseline.by_label`) stays new where the file counts others, and so does the
+    `head` (names of our weights) where the file has none.
+
+    Raises:
+        CheckpointError: a tensor is unknown, missing or misshapen.
+    """
+    ours = model.state_dict()
+    fates: dict[str, list[Fate]] = {
+        name: [] for name in ("loaded", "converted", "resized", "left_new", "dropped")
+    }
+    new: dict[str, Tensor] = {}
+    for piece in pieces:
+        if not piece.target:
+            fates["dropped"].append(Fate(piece.key, piece.note))
+            continue
+        if piece.target not in ours:
+            raise CheckpointError(f"{source}: {piece.key} is unknown to a network of this layout")
+        came, wanted = tuple(piece.value.shape), tuple(ours[piece.target].shape)
+        if came == wanted:
+            new[piece.target] = piece.value
+            fates[piece.fate].append(Fate(piece.key, piece.note))
+        elif piece.target in model.by_label and came[1:] == wanted[1:]:
+            fates["dropped"].append(Fate(piece.key, f"for {came[0]} classes"))
+        else:
+            raise CheckpointError(
+                f"{source}: {piece.key} gives {came}, this network's {piece.target} is {wanted}"
+            )
+    for name in [name for name in ours if name not in new]:
+        if name not in model.by_label and name not in head:
+            raise CheckpointError(f"{source}: nothing in this file fills {name}")
+        fates["left_new"].append(Fate(name, "not in the file, or for other classes"))
+    with torch.no_grad():
+        for name, value in new.items():
+            ours[name].copy_(value)
+    return WeightsReport(source, **{name: tuple(value) for name, value in fates.items()})
