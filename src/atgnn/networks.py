@@ -20,6 +20,9 @@ from atgnn.baselines.audio_transformer import (
     AudioTransformerConfig,
 )
 from atgnn.baselines.base import Baseline, BaselineConfig
+from atgnn.baselines.cnn14 import CNN14, CNN14_PRESETS, CNN14Config
+from atgnn.baselines.cnn14_weights import load_cnn14
+from atgnn.baselines.fsd50k_vgg import FSD50K_VGG_PRESETS, FSD50KVGG, FSD50KVGGConfig
 from atgnn.baselines.imagenet import load_imagenet
 from atgnn.baselines.psla import PSLA, PSLA_PRESETS, PSLAConfig, load_psla
 from atgnn.baselines.small_cnn import SMALL_CNN_PRESETS, SmallCNN, SmallCNNConfig
@@ -161,6 +164,22 @@ KINDS: dict[str, Kind] = {
         SMALL_CNN_PRESETS,
         "cnn",
         "A small convolutional network for audio tagging.",
+    ),
+    "cnn14": _baseline(
+        CNN14Config,
+        CNN14,
+        CNN14_PRESETS,
+        "panns",
+        "PANNs' CNN14 for audio tagging.",
+        load=load_cnn14,
+        front_ends={"cnn14-16k": "cnn14-16k"},
+    ),
+    "fsd50k-vgg": _baseline(
+        FSD50KVGGConfig,
+        FSD50KVGG,
+        FSD50K_VGG_PRESETS,
+        "vgg",
+        "The VGG-like network of the FSD50K paper for audio tagging.",
     ),
 }
 

@@ -14,12 +14,29 @@ from torch.nn import functional
 from atgnn.model.config import LayoutConfig
 from atgnn.model.cost import Cost
 from atgnn.model.empty import without_values
+from atgnn.model.fused import normalise
 from atgnn.model.inference import InferenceModel, check_dtype, fold
 from atgnn.model.layers import Unchanged, check_input
+from atgnn.model.together import shared
 
-__all__ = ["Baseline", "BaselineConfig"]
+__all__ = ["Baseline", "BaselineConfig", "ImageNorm"]
 
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+class ImageNorm(nn.BatchNorm2d):
+    """Batch normalisation of ``(B, C, F, T)``, over all processes where they share statistics.
+
+    `shared_statistics`: as of `atgnn.model.layers.BatchNorm`.
+    """
+
+    shared_statistics = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, F, T)`` to the same."""
+        if not (self.training and shared(self)):
+            return super().forward(x)
+        return normalise(x.movedim(1, -1), self, None).movedim(-1, 1)
 
 
 class BaselineConfig(LayoutConfig):

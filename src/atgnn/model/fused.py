@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from atgnn.graph.kernels import norm as kernel
 from atgnn.model import products
@@ -22,7 +23,7 @@ from atgnn.model.together import normalise_together, shared, statistics_together
 __all__ = ["grouped_linear", "normalise", "normalise_gelu_linear"]
 
 
-def normalise(x: Tensor, norm: nn.BatchNorm1d, mask: Tensor | None, gelu: bool = False) -> Tensor:
+def normalise(x: Tensor, norm: _BatchNorm, mask: Tensor | None, gelu: bool = False) -> Tensor:
     """Batch normalisation with the batch's own statistics, which also update the running ones.
 
     Args:
@@ -68,7 +69,7 @@ def _compiled_here(rows: Tensor) -> bool:
 # ------------------------------------------------------------------ the plain formulas
 
 
-def _plain(rows: Tensor, valid: Tensor | None, norm: nn.BatchNorm1d) -> Tensor:
+def _plain(rows: Tensor, valid: Tensor | None, norm: _BatchNorm) -> Tensor:
     if shared(norm):
         measured = once(lambda: _tracked(norm, *statistics_together(rows, valid)))
         return normalise_together(rows, valid, norm.weight, norm.bias, norm.eps, *measured)
@@ -84,7 +85,7 @@ def _plain(rows: Tensor, valid: Tensor | None, norm: nn.BatchNorm1d) -> Tensor:
     return out.masked_fill(padding, 0).to(rows.dtype)
 
 
-def _plain_unmasked(rows: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+def _plain_unmasked(rows: Tensor, norm: _BatchNorm) -> Tensor:
     if not run_again():
         return nn.BatchNorm1d.forward(norm, rows)
     # Running statistics have moved already: copies move now, as many tensors being kept as before.
@@ -102,7 +103,7 @@ def _count(rows: Tensor, valid: Tensor | None) -> Any:
 
 @torch.no_grad()
 def _tracked(
-    norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: Any
+    norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Any
 ) -> tuple[Tensor, Tensor, Any]:
     """Running statistics, with the unbiased variance, as PyTorch's own layer keeps them.
 
@@ -125,9 +126,7 @@ def _tracked(
 # ------------------------------------------------------------------ with the kernel
 
 
-def _measured(
-    rows: Tensor, valid: Tensor | None, norm: nn.BatchNorm1d
-) -> tuple[Tensor, Tensor, int]:
+def _measured(rows: Tensor, valid: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor, int]:
     """Mean, 1 / deviation and number of the valid rows; the norm's running statistics follow."""
 
     def measure() -> tuple[Tensor, Tensor, int]:
