@@ -10,7 +10,7 @@ import torch
 from helpers import RATE, sound, tiny_checkpoint, write
 from typer.testing import CliRunner
 
-from atgnn import hear
+from atgnn import hear_api as hear
 from atgnn.baselines import LITE_PRESETS, EfficientNetLite
 from atgnn.cli import app
 from atgnn.embeddings import Embedder
@@ -193,4 +193,4 @@ def test_hears_own_validator(model, monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorflow", stand_in)
     from hearvalidator.validate import ValidateModel
 
-    ValidateModel("atgnn.hear", str(model), device="cpu")()
+    ValidateModel("atgnn.hear_api", str(model), device="cpu")()

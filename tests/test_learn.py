@@ -9,8 +9,8 @@ import torch
 from helpers import LABELS, RATE, sound, tiny_checkpoint, write
 from safetensors.torch import load_file, save_file
 
-from atgnn import background
 from atgnn import learn as learning
+from atgnn import synthetic
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.errors import AudioError, CheckpointError, ClipsError, ConfigError, LabelError
 from atgnn.learn import Listener, NodeCache, learn
@@ -25,9 +25,9 @@ from atgnn.tagger import Tagger
 @pytest.fixture(autouse=True, scope="module")
 def few_sounds_by_rule():
     """A short background: what is made of it does not matter here."""
-    made = [sound[: RATE // 2] for sound in background.background(6)]
+    made = [sound[: RATE // 2] for sound in synthetic.synthetic_sounds(6)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning.learning, "background", lambda: made)
+        patch.setattr(learning.learning, "synthetic_sounds", lambda: made)
         patch.setattr(learning.learning, "COUNT", len(made))
         yield
 
@@ -473,7 +473,7 @@ def test_the_same_content_twice_counts_once(checkpoint, tmp_path, cache):
 
 
 def test_sounds_by_rule_are_the_same_every_time():
-    one, two = background.background(13), background.background(13)
+    one, two = synthetic.synthetic_sounds(13), synthetic.synthetic_sounds(13)
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     assert len({sound.tobytes() for sound in one}) == 13
     assert all(np.isfinite(sound).all() and np.abs(sound).max() <= 1 for sound in one)

@@ -33,9 +33,9 @@ from atgnn.calibrate import Background, Fit, calibrate
 from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.data import Clips
 from atgnn.evaluate import FalseAlarms, Report, evaluate, false_alarms
-from atgnn.heard import Heard
 from atgnn.scoring import ScoreTable
 from atgnn.tagger import Tagger
+from atgnn.trained_on import Heard
 
 HERE = Path(__file__).parent
 LOOKS = HERE.parent / "test_fold_looks.csv"

@@ -42,7 +42,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from atgnn.background import SAMPLE_RATE, background
 from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips
 from atgnn.data.store import SCALE, decode
@@ -52,6 +51,7 @@ from atgnn.learn.fit import Examples, Node, fit_head, fit_node, heard_windows
 from atgnn.learn.learning import threshold_of
 from atgnn.metrics import cluster_interval
 from atgnn.model.beside import new_states
+from atgnn.synthetic import SAMPLE_RATE, synthetic_sounds
 
 RECORD = Path(__file__).with_name("results.csv")
 FIELDS = (
@@ -155,7 +155,7 @@ class MfccSvm:
     def __init__(self, clips: Clips) -> None:
         waves = [decode(clip, SAMPLE_RATE) * np.float32(SCALE) for clip in clips]
         self.features = np.stack([mfcc(wave) for wave in waves])
-        self.rule = np.stack([mfcc(wave) for wave in background()])
+        self.rule = np.stack([mfcc(wave) for wave in synthetic_sounds()])
 
     def among(
         self, chosen: np.ndarray, labels: np.ndarray, scored: np.ndarray

@@ -23,7 +23,6 @@ from atgnn import __version__
 from atgnn.errors import CheckpointError, describe_error
 from atgnn.files import replacing_folder
 from atgnn.frontend import FrontEnd, FrontEndConfig
-from atgnn.heard import Heard
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN
 from atgnn.model.beside import LabelsBeside
@@ -37,6 +36,7 @@ from atgnn.networks import (
     empty_network,
     kind_of,
 )
+from atgnn.trained_on import Heard
 
 __all__ = [
     "DEFAULT_MODEL",

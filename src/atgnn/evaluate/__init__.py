@@ -2,11 +2,11 @@
 
 `measured`: a model or a score file, and clips with known labels, give a `Report`. `compared`: two
 score files on the same clips. `ranked`: several. `collections`: negatives of one collection,
-leaving one out. `background`: false alarms. `owners`: whose the clips are. `pages`, `written`,
+leaving one out. `alarms`: false alarms. `owners`: whose the clips are. `pages`, `written`,
 `curves`, `tables`: how all of that looks.
 """
 
-from atgnn.evaluate.background import FalseAlarms, background_clips, false_alarms
+from atgnn.evaluate.alarms import FalseAlarms, background_clips, false_alarms
 from atgnn.evaluate.collections import LeftOut, collection_negatives, leave_one_collection_out
 from atgnn.evaluate.compared import Comparison, compare
 from atgnn.evaluate.measured import choose_clips, evaluate, evaluate_table

@@ -24,7 +24,7 @@ from atgnn.metrics.resampling import jsonable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from atgnn.evaluate.background import FalseAlarms
+    from atgnn.evaluate.alarms import FalseAlarms
 
 __all__ = ["Intervals", "Report", "class_data", "measure", "one_label_each"]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atgnn.errors import AtgnnError, counted
-from atgnn.evaluate.background import FalseAlarms
+from atgnn.evaluate.alarms import FalseAlarms
 from atgnn.evaluate.compared import FIGURES, Comparison, LabelDifference
 from atgnn.evaluate.curves import curve_pictures, reliability_picture
 from atgnn.evaluate.pages import Bar, Block, Cell, Fact, Page, Table

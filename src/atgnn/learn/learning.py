@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atgnn.background import COUNT, SAMPLE_RATE, background
 from atgnn.checkpoint import Checkpoint
 from atgnn.errors import ClipsError, ConfigError, LabelError, some_of
 from atgnn.labels import Label, Ontology
 from atgnn.learn.fit import Examples, Head, LeftOut, Node, fit_head, fit_node, node_states
 from atgnn.learn.nodes import ClipNodes, Listener, Window
 from atgnn.packs import LabelPack, Lesson, PackedLabel, base_of, model_digest
+from atgnn.synthetic import COUNT, SAMPLE_RATE, synthetic_sounds
 from atgnn.tagger import Taggable
 from atgnn.tags import Failure
 
@@ -58,7 +58,7 @@ def learn(
         positives: for each new label the clips that have it. A clip may have several labels; a
             clip of one label is a negative for the others.
         negatives: clips that have none of them. Without any, sounds made by rule stand in (see
-            `atgnn.background`); with some, those still have a share of the weight.
+            `atgnn.synthetic`); with some, those still have a share of the weight.
         cache: folder for clips' patch nodes; by default one in the user's cache.
         listener: instead of `cache`, one that is there already.
         progress: told of every clip that was listened to.
@@ -116,7 +116,7 @@ def made_by_rule(
 ) -> list[Sequence[Window]]:
     """The windows of each sound of the background."""
     found: list[Sequence[Window]] = []
-    for count, samples in enumerate(background(), 1):
+    for count, samples in enumerate(synthetic_sounds(), 1):
         found.append(listener.clip((samples, SAMPLE_RATE)).windows)
         progress(count)
     return found

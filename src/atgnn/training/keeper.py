@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 
 from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.files import write_text
-from atgnn.heard import Heard
 from atgnn.labels import Vocabulary
+from atgnn.trained_on import Heard
 from atgnn.training.averaging import average
 from atgnn.training.epochs import epoch_folder
 from atgnn.training.folder import RunFolder

@@ -9,11 +9,11 @@ from typing import Any
 
 from atgnn.distributed import leave_processes
 from atgnn.errors import AtgnnError, ConfigError, MissingExtraError
-from atgnn.heard import Heard
 from atgnn.memory import give_back_freed_memory
 from atgnn.model.segments import lean
 from atgnn.model.together import share_norms
 from atgnn.networks import Network
+from atgnn.trained_on import Heard
 from atgnn.training.division import divide
 from atgnn.training.recipe import Recipe
 

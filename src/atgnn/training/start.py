@@ -9,10 +9,10 @@ from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.encoder import Encoder, is_encoder
 from atgnn.errors import ConfigError
 from atgnn.frontend import FrontEndConfig
-from atgnn.heard import Heard
 from atgnn.model import ATGNN
 from atgnn.model.transfer import transfer
 from atgnn.networks import KINDS, Network, build, initialise_network, kind_of
+from atgnn.trained_on import Heard
 from atgnn.training.division import Division
 from atgnn.training.recipe import Recipe
 

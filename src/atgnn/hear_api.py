@@ -1,8 +1,8 @@
 """The common API of HEAR (Holistic Evaluation of Audio Representations), for its tools.
 
-    import atgnn.hear
-    model = atgnn.hear.load_model("everyday-mini")
-    embeddings = atgnn.hear.get_scene_embeddings(audio, model)
+    import atgnn.hear_api
+    model = atgnn.hear_api.load_model("everyday-mini")
+    embeddings = atgnn.hear_api.get_scene_embeddings(audio, model)
 
 Source: https://hearbenchmark.com/hear-api.html. `tests/test_embeddings.py` runs its validator.
 

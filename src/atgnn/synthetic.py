@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["COUNT", "SAMPLE_RATE", "background"]
+__all__ = ["COUNT", "SAMPLE_RATE", "synthetic_sounds"]
 
 SAMPLE_RATE = 16_000
 SECONDS = 4.0
 COUNT = 40
 
 
-def background(count: int = COUNT, seed: int = 0) -> list[np.ndarray]:
+def synthetic_sounds(count: int = COUNT, seed: int = 0) -> list[np.ndarray]:
     """`count` sounds, each float32 (S,) at 16 kHz; the same for the same seed."""
     kinds = tuple(KINDS)
     sounds = []

@@ -15,7 +15,7 @@ from atgnn.cli import app
 from atgnn.data.clips import Clips
 from atgnn.errors import AtgnnWarning, CheckpointError
 from atgnn.evaluate import evaluate
-from atgnn.heard import Heard, Overlap
+from atgnn.trained_on import Heard, Overlap
 
 
 @pytest.fixture(scope="module")
