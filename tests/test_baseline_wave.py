@@ -1,46 +1,54 @@
-"""Audio Transformers and the small CNN: equal to others' modules, indifferent to padding,
+"""Wav2CLIP, Audio Transformers and the small CNN: equal to others' modules, indifferent to padding,
 usable like ATGNN."""
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from helpers import LABELS, sound, write
+from baseline_helpers import check_saved_and_loaded, check_train_tag_evaluate, command, recipe
+from helpers import LABELS, sound
 from torch import nn
 from torch.nn import functional
-from typer.testing import CliRunner
 
-from atgnn.baselines.audio_transformer import AudioTransformer, AudioTransformerConfig
-from atgnn.baselines.base import Baseline
-from atgnn.baselines.small_cnn import SmallCNN, SmallCNNConfig
+from atgnn.baselines.audio_transformer import AudioTransformerConfig
+from atgnn.baselines.small_cnn import SmallCNNConfig
+from atgnn.baselines.wav2clip import Wav2CLIPConfig, load_wav2clip
 from atgnn.checkpoint import Checkpoint
-from atgnn.cli import app
-from atgnn.errors import ConfigError
+from atgnn.errors import CheckpointError, ConfigError
 from atgnn.frontend import FRONT_ENDS, FrontEnd
-from atgnn.labels import Vocabulary
-from atgnn.networks import for_inference, measure_cost, network_preset
-from atgnn.tagger import Tagger
+from atgnn.networks import (
+    Network,
+    build,
+    empty_network,
+    for_inference,
+    measure_cost,
+    network_preset,
+)
 
 TINY = {
+    "wav2clip": Wav2CLIPConfig(num_labels=3, width=8, hidden=(16,)),
     "audio-transformer": AudioTransformerConfig(
         num_labels=3, encoder=32, width=16, heads=2, inner=24, layers=3, pool_after=(1, 2)
     ),
     "small-cnn": SmallCNNConfig(num_labels=3, n_mels=32, channels=(8, 12, 16)),
 }
 NAMES = list(TINY)
-STEP = {"audio-transformer": 160, "small-cnn": 1}  # of lengths, in the input's frames
+STEP = {
+    "wav2clip": 1,
+    "audio-transformer": 160,
+    "small-cnn": 1,
+}  # of lengths, in the input's frames
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def tiny(name: str, **changes: object) -> Baseline:
+def tiny(name: str, **changes: object) -> Network:
     """A narrow network whose norms have seen data and whose labels differ."""
     config = TINY[name].replace(**changes)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = {"audio-transformer": AudioTransformer, "small-cnn": SmallCNN}[name](config).train()
+        model = build(config).train()
         for seed in range(12):
             model(noise(4, 40 * STEP[name], config.n_mels, seed=seed))
     nn.init.normal_(model.classifier.weight, generator=torch.Generator().manual_seed(1))
@@ -57,6 +65,10 @@ def million(name: str, labels: int) -> float:
 def test_sizes():
     assert million("audio-transformer", 200) == pytest.approx(2.3, rel=0.005)
     assert million("audio-transformer", 527) == pytest.approx(2.3, rel=0.02)
+    # ResNet-18's 11.69 million with one channel for three (- 6,272) and no classifier (- 513,000),
+    # the transform (525,312), and the classifier
+    rest = 525_312 + 262_656 + 513 * 527
+    assert million("wav2clip", 527) == pytest.approx((11_689_512 - 6_272 - 513_000 + rest) / 1e6)
     assert 0.3 < million("small-cnn", 200) < 1
 
 
@@ -70,6 +82,60 @@ def test_work_of_the_waveform():
 
 
 # ---------------------------------------------------------------------- beside others' modules
+
+
+def _hub_names(name: str) -> str:
+    """A name of the published encoder as transformers' ResNet has it."""
+    if name.startswith(("conv1", "bn1")):
+        part = {"conv1": "convolution", "bn1": "normalization"}[name.split(".")[0]]
+        return f"embedder.embedder.{part}.{name.split('.')[1]}"
+    stage, block, rest = name.split(".", 2)
+    kind, number, last = rest.rsplit(".", 2) if rest.count(".") == 2 else (*rest.split("."), "")
+    if kind == "downsample":
+        part = ("convolution", "normalization")[int(number)]
+        place = f"shortcut.{part}.{last}"
+    else:
+        part = "convolution" if kind.startswith("conv") else "normalization"
+        place = f"layer.{int(kind[-1]) - 1}.{part}.{number}"
+    return f"encoder.stages.{int(stage[-1]) - 1}.layers.{block}.{place}"
+
+
+@torch.no_grad()
+def test_the_encoder_is_a_resnet():
+    hub = pytest.importorskip("transformers")
+    model = tiny("wav2clip")
+    theirs = hub.ResNetModel(
+        hub.ResNetConfig(
+            num_channels=1,
+            embedding_size=8,
+            hidden_sizes=[8, 16, 32, 64],
+            depths=[2, 2, 2, 2],
+            layer_type="basic",
+        )
+    ).eval()
+    state = {_hub_names(name): value for name, value in model.encoder.state_dict().items()}
+    theirs.load_state_dict(state)  # every name of either is in the other
+    image = noise(2, 1, 257, 60)
+    expected = theirs(image).pooler_output.flatten(1)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(model.encoder(image), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_wav2clip_hears_what_the_published_one_does():
+    """Front end, standardising and transform, restated with torch's own transform of a clip."""
+    model, wave = tiny("wav2clip"), torch.from_numpy(sound(0.5))[None]
+    front_end = FrontEnd(FRONT_ENDS["wav2clip"])
+    window = torch.hann_window(512)
+    spectrum = torch.stft(wave, 512, 353, window=window, return_complex=True).abs().square()
+    image = (spectrum + 1e-7).log()
+    image = (image - image.mean()) / (image.std() + 1e-9)
+    first, second = model.transform[0], model.transform[3]
+    embedding = second(first(model.encoder(image[:, None])).relu())
+    mel, lengths = front_end(wave)
+    assert mel.shape == (1, image.shape[2], 257)
+    assert lengths.tolist() == [image.shape[2]]
+    torch.testing.assert_close(model.embed(mel), embedding, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -213,8 +279,27 @@ def test_the_scale_of_residual_branches(name):
         for key, weight in model.named_parameters()
         if key.endswith(("bn2.weight", "attended.weight", "narrow.weight"))
     ]
-    assert len(scaled) == {"audio-transformer": 6, "small-cnn": 0}[name]
+    assert len(scaled) == {"wav2clip": 8, "audio-transformer": 6, "small-cnn": 0}[name]
     assert not any(weight.any() for weight in scaled)
+
+
+def test_a_frozen_encoder_stays_as_it_is():
+    model = tiny("wav2clip", frozen=True).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    model(noise(4, 30, 257)).square().sum().backward()
+    optimiser.step()
+    changed = {name for name, value in model.state_dict().items() if not before[name].equal(value)}
+    assert changed == {
+        "hidden.0.weight",
+        "hidden.0.bias",
+        "classifier.weight",
+        "classifier.bias",
+    }
+    cost = measure_cost(model.config, 60)
+    assert cost.trainable_parameters == sum(
+        value.numel() for name, value in before.items() if name in changed
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,6 +325,98 @@ def test_input_of_another_shape_is_refused(name):
         tiny(name)(torch.zeros(1, 10, bins), torch.tensor([10, 10]))
 
 
+# ---------------------------------------------------------------------- published weights
+
+
+def published_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the authors' file, by their code (lyrebird-wav2clip)."""
+
+    def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
+        parts = ("weight", "bias", "running_mean", "running_var")
+        shapes: dict[str, tuple[int, ...]] = {f"{name}.{part}": (channels,) for part in parts}
+        return {**shapes, f"{name}.num_batches_tracked": ()}
+
+    shapes = {"spectrogram.window": (512,), "conv1.weight": (width, 1, 7, 7)}
+    shapes |= norm("bn1", width)
+    inputs = width
+    for stage in range(4):
+        outputs = width << stage
+        for block in range(2):
+            name = f"layer{stage + 1}.{block}"
+            shapes[f"{name}.conv1.weight"] = (outputs, inputs, 3, 3)
+            shapes[f"{name}.conv2.weight"] = (outputs, outputs, 3, 3)
+            shapes |= norm(f"{name}.bn1", outputs) | norm(f"{name}.bn2", outputs)
+            if stage > 0 and block == 0:
+                shapes[f"{name}.downsample.0.weight"] = (outputs, inputs, 1, 1)
+                shapes |= norm(f"{name}.downsample.1", outputs)
+            inputs = outputs
+    shapes |= {"fc.weight": (1000, inputs), "fc.bias": (1000,)}
+    shapes = {f"audio_encoder.{name}": shape for name, shape in shapes.items()}
+    for side in ("audio", "image"):
+        for layer in (0, 3):
+            shapes[f"{side}_transform.sequential.{layer}.weight"] = (inputs, inputs)
+            shapes[f"{side}_transform.sequential.{layer}.bias"] = (inputs,)
+    return {**shapes, "loss_fn_i.logit_scale": (), "loss_fn_a.logit_scale": ()}
+
+
+def published(width: int = 8) -> dict[str, torch.Tensor]:
+    """Random weights under these names; variances are positive."""
+    state = {}
+    for seed, (name, shape) in enumerate(published_shapes(width).items()):
+        value = noise(*shape, seed=seed) if shape else torch.tensor(3)
+        state[name] = value.abs() if name.endswith("var") else value
+    return state
+
+
+def test_every_published_tensor_has_its_place():
+    """At the published size, without values."""
+    state = {
+        name: torch.empty(shape, device="meta") for name, shape in published_shapes(64).items()
+    }
+    report = load_wav2clip(empty_network(network_preset("wav2clip")), state)
+    assert len(report.loaded) == 122 + 4 - 2
+    assert len(report.dropped) == 3 + 4 + 2
+    assert [fate.key for fate in report.left_new] == [
+        "hidden.0.weight",
+        "hidden.0.bias",
+        "classifier.weight",
+        "classifier.bias",
+    ]
+
+
+def test_published_weights_are_heard(tmp_path):
+    model, state = tiny("wav2clip"), published()
+    before = model.classifier.weight.clone()
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "Wav2CLIP.pt")
+    report = load_wav2clip(model, tmp_path / "Wav2CLIP.pt")
+    ours = model.state_dict()
+    conv = "layer3.0.downsample.0.weight"
+    assert ours[f"encoder.{conv}"].equal(state[f"audio_encoder.{conv}"])
+    assert ours["transform.3.bias"].equal(state["audio_transform.sequential.3.bias"])
+    assert model.classifier.weight.equal(before)
+    assert "Wav2CLIP.pt" in str(report)
+    assert "for pictures" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audio_encoder.conv1.weight": None}, "not Wav2CLIP's weights: expected a key"),
+        ({"audio_encoder.layer2.1.bn2.bias": None}, "fills encoder.layer2.1.bn2.bias"),
+        ({"audio_encoder.layer5.0.conv1.weight": noise(2)}, "layer5.0.conv1.weight is unknown"),
+        ({"audio_encoder.bn1.bias": noise(2)}, r"gives \(2,\), this network's .* is \(8,\)"),
+    ],
+)
+def test_a_file_that_does_not_fit(change, message):
+    state = {k: v for k, v in {**published(), **change}.items() if v is not None}
+    model = tiny("wav2clip")
+    before = model.encoder.conv1.weight.clone()
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_wav2clip(model, state)
+    assert "\n" not in str(caught.value)
+    assert model.encoder.conv1.weight.equal(before)
+
+
 # ---------------------------------------------------------------------- a run
 
 
@@ -249,17 +426,11 @@ def test_a_checkpoint_holds_it(name, tmp_path):
     front_end = FRONT_ENDS[model.config.front_end]
     if name == "small-cnn":
         front_end = front_end.model_copy(update={"n_mels": 32})
-    one = Checkpoint(model, front_end, Vocabulary.from_names(LABELS))
-    again = Checkpoint.from_pretrained(one.save_pretrained(tmp_path / "m"))
-    assert type(again.model) is type(model)
-    assert again.model.config == model.config
-    assert again.front_end == front_end
-    wave = sound(0.7)
-    first, second = (Tagger(c, "cpu").scores((wave, 16_000)) for c in (one, again))
-    np.testing.assert_array_equal(first, second)
+    check_saved_and_loaded(model, front_end, tmp_path / "m")
 
 
 RUNS = {
+    "wav2clip": {"width": 4, "hidden": [8]},
     "audio-transformer": {"encoder": 32, "width": 16, "heads": 2, "inner": 16, "layers": 3}
     | {"pool_after": [1]},
     "small-cnn": {"channels": [4, 8]},
@@ -268,29 +439,17 @@ RUNS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_train_tag_evaluate(name, tmp_path):
-    for label in ("Rain", "Siren"):
-        for number in range(4):
-            seed = number + (10 if label == "Siren" else 0)
-            seconds = 0.3 + 0.2 * (number % 2)
-            write(tmp_path / "clips" / label / f"{number}.wav", sound(seconds, seed=seed))
-    values = {
-        "name": "test",
-        "model": {"preset": name, **RUNS[name]},
-        "front_end": {"preset": "own"},
-        "data": {"clips": str(tmp_path / "clips"), "validation_share": 0.25},
-        "optim": {"epochs": 1, "batch_size": 3, "warmup_steps": 1},
-        "augment": {"masks": 0},
-        "workers": 0,
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
+    model, own = {"preset": name, **RUNS[name]}, {"preset": "own"}
+    check_train_tag_evaluate(recipe(tmp_path, model, own, augment={"masks": 0}))
 
-    def run(*arguments: str) -> str:
-        result = CliRunner().invoke(app, [*arguments])
-        assert result.exit_code == 0, result.output
-        return result.output
 
-    run("train", str(path), "--out", str(tmp_path / "run"))
-    model, clips = str(tmp_path / "run" / "model"), tmp_path / "clips"
-    assert "Siren" in run("tag", str(clips / "Siren" / "1.wav"), "--model", model, "--top", "2")
-    assert "mAP" in run("evaluate", model, str(clips))
+def test_a_run_starts_from_published_weights(tmp_path):
+    torch.save({"state_dict": published(4)}, tmp_path / "Wav2CLIP.pt")
+    model = {"preset": "wav2clip", "width": 4, "frozen": True}
+    start = {"init": str(tmp_path / "Wav2CLIP.pt"), "augment": {"masks": 0}}
+    path = recipe(tmp_path, model, {"preset": "own"}, **start)
+    command("train", str(path), "--out", str(tmp_path / "run"))
+    trained = Checkpoint.from_pretrained(tmp_path / "run" / "model").model
+    given = published(4)["audio_encoder.conv1.weight"]  # saved in half precision
+    torch.testing.assert_close(trained.encoder.conv1.weight, given, atol=1e-3, rtol=1e-3)
+    assert "Wav2CLIP.pt" in (tmp_path / "run" / "model" / "README.md").read_text()

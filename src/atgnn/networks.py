@@ -26,6 +26,7 @@ from atgnn.baselines.fsd50k_vgg import FSD50K_VGG_PRESETS, FSD50KVGG, FSD50KVGGC
 from atgnn.baselines.imagenet import load_imagenet
 from atgnn.baselines.psla import PSLA, PSLA_PRESETS, PSLAConfig, load_psla
 from atgnn.baselines.small_cnn import SMALL_CNN_PRESETS, SmallCNN, SmallCNNConfig
+from atgnn.baselines.wav2clip import WAV2CLIP_PRESETS, Wav2CLIP, Wav2CLIPConfig, load_wav2clip
 from atgnn.errors import ConfigError, MissingExtraError, did_you_mean
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.model import ATGNN, PRESETS, ModelConfig, cost, inference
@@ -157,6 +158,14 @@ KINDS: dict[str, Kind] = {
         AUDIO_TRANSFORMER_PRESETS,
         "audio-transformer",
         "An Audio Transformer, which tags raw waveforms.",
+    ),
+    "wav2clip": _baseline(
+        Wav2CLIPConfig,
+        Wav2CLIP,
+        WAV2CLIP_PRESETS,
+        "wav2clip",
+        "Wav2CLIP's audio encoder with a classifier for audio tagging.",
+        load=load_wav2clip,
     ),
     "small-cnn": _baseline(
         SmallCNNConfig,
