@@ -9,7 +9,7 @@ import atgnn
 
 ROOT = Path(atgnn.__file__).parent
 FLOORS = [
-    {"distributed", "errors", "memory", "startup"},
+    {"crew", "distributed", "errors", "memory", "startup"},
     {"files", "pipes"},
     {"audio", "frontend", "labels", "recorders", "synthetic"},
     {"graph", "metrics", "tags"},

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from atgnn import audio
 from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
+from atgnn.crew import Crew
 from atgnn.errors import AtgnnError, AudioError, ConfigError
 from atgnn.model.graphs import CapturedModel
 from atgnn.model.inference import best_dtype
@@ -150,6 +151,7 @@ class WindowScorer(ABC):
         self.device = device
         # Batches whose scores are not fetched yet: a GPU works on while the host does not wait.
         self._late = 1 if device.type == "cuda" else 0
+        self._crew = Crew(None if device.type == "cpu" else 1)
         self._warned = False
 
     @property
@@ -259,8 +261,9 @@ class WindowScorer(ABC):
 
         Pieces of a recording follow one another, and recordings in order; a `Failure` ends a
         recording, perhaps after some pieces. Without `share_batches` no batch holds windows of
-        two recordings, so that what else is scored changes not even the last bit. With `reading`
-        the windows of a piece hold what that takes, not scores.
+        two recordings, so that what else is scored changes not even the last bit; on a processor
+        several batches are in the network at once then. With `reading` the windows of a piece hold
+        what that takes, not scores.
         """
         width = len(self.labels) if reading is None else reading.width
         size = self.checked_batch_size(batch_size)
@@ -268,22 +271,25 @@ class WindowScorer(ABC):
         begun: deque[_Job] = deque()
         batch: list[tuple[_Job, np.ndarray]] = []
         flights: deque[_Flight] = deque()
+        crew = None if share_batches or self._crew.count == 1 else self._crew
+        late = self._late if crew is None else crew.count
         with closing(self._decoded(sources, size, framing)) as decoded:
             for job, samples in decoded:
                 if not begun or begun[-1] is not job:
                     begun.append(job)
-                if samples is None:
-                    job.decoded = True
-                else:
+                if samples is not None:
                     batch.append((job, samples))
+                elif crew is not None and not job.decoded:  # a slow pipe perhaps
+                    while flights:
+                        flights.popleft().land()
                 if len(batch) == size or (batch and job.decoded and not share_batches):
-                    flights.append(self._launch(batch, reading))
+                    flights.append(self._launch(batch, reading, crew))
                     batch = []
-                    if len(flights) > self._late:
+                    if len(flights) > late:
                         flights.popleft().land()
                 yield from self._news(begun, on_error, width)
         if batch:
-            flights.append(self._launch(batch, reading))
+            flights.append(self._launch(batch, reading, crew))
         for flight in flights:
             flight.land()
         yield from self._news(begun, on_error, width)
@@ -316,6 +322,8 @@ class WindowScorer(ABC):
     ) -> Generator[tuple[_Job, np.ndarray | None], None, None]:
         """Windows of all recordings in order, and None after the last window of each.
 
+        None too, while the recording is not `decoded`, where the next window is to be waited for.
+
         The next recordings have their first windows decoded meanwhile, and the current one its
         next batch: this bounds what waits in memory to a few batches of windows.
         """
@@ -331,6 +339,7 @@ class WindowScorer(ABC):
                     return
                 job = ahead.popleft()
                 yield from ((job, window) for window in job.all_windows(batch_size))
+                job.decoded = True
                 yield job, None
         finally:
             stop.set()
@@ -372,12 +381,13 @@ class WindowScorer(ABC):
 
     # ------------------------------------------------------------------ the network
 
-    @torch.inference_mode()
     def _launch(
-        self, batch: list[tuple[_Job, np.ndarray]], reading: Reading | None = None
+        self, batch: list[tuple[_Job, np.ndarray]], reading: Reading | None, crew: Crew | None
     ) -> _Flight:
-        """Put windows through the network together; a GPU is not waited for."""
+        """Put windows through the network together; neither a GPU nor a crew is waited for."""
         jobs, windows = [job for job, _ in batch], [window for _, window in batch]
+        if crew is not None:
+            return _Flight(jobs, crew.run(self._taken, windows, reading))
         scores = self._taken(windows, reading)
         if scores.device.type != "cuda":
             return _Flight(jobs, scores.cpu())
@@ -403,16 +413,18 @@ class WindowScorer(ABC):
             if job.error is not None:
                 yield Failure(job.path, job.error)
 
-    @torch.inference_mode()
     def score_windows(
         self, windows: Sequence[np.ndarray], reading: Reading | None = None
     ) -> np.ndarray:
         """float32 (B, L): scores of windows (S,), mono at the model's rate, as one batch.
 
-        With `reading` (B, D), what that takes.
+        With `reading` (B, D), what that takes. To the last bit what `pieces` gives of such a batch
+        without `share_batches`.
         """
-        return self._taken(list(windows), reading).cpu().numpy()
+        scores: Tensor = self._crew.run(self._taken, list(windows), reading).result()
+        return scores.cpu().numpy()
 
+    @torch.inference_mode()
     def _taken(self, windows: list[np.ndarray], reading: Reading | None) -> Tensor:
         return self._network(windows) if reading is None else self._read(windows, reading)
 
@@ -596,14 +608,15 @@ class _Flight:
     """A batch in the network: whose windows they are, and the scores that are to come."""
 
     jobs: list[_Job]
-    scores: Tensor  # (B, L) in main memory, once `arrived`
+    scores: Tensor | Future[Tensor]  # (B, L) in main memory, once `arrived` or done
     arrived: torch.cuda.Event | None = None
 
     def land(self) -> None:
         """Wait for the scores and hand them to their recordings."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        for job, row in zip(self.jobs, self.scores.numpy(), strict=True):
+        scores = self.scores if isinstance(self.scores, Tensor) else self.scores.result()
+        for job, row in zip(self.jobs, scores.numpy(), strict=True):
             job.scores.append(row)
             job.missing -= 1
 
@@ -644,9 +657,14 @@ class _Job:
     def _draw(self, count: int) -> list[np.ndarray]:
         return list(islice(self._windows, count))
 
-    def all_windows(self, batch_size: int) -> Iterator[np.ndarray]:
-        """Every window; while one batch is used, the next is decoded. Errors end it quietly."""
+    def all_windows(self, batch_size: int) -> Iterator[np.ndarray | None]:
+        """Every window; while one batch is used, the next is decoded. Errors end it quietly.
+
+        None before a wait.
+        """
         while True:
+            if not self._drawn.done():
+                yield None
             try:
                 windows = self._drawn.result()
             except AtgnnError as error:

@@ -55,12 +55,11 @@ def pool_nodes(x: Tensor, ratio: int, valid: Tensor | None = None) -> tuple[Tens
         return x, valid
     batch, frequency, time, channels = x.shape
     rows, columns = ceil_div(frequency, ratio), ceil_div(time, ratio)
-    if valid is None and frequency % ratio == 0 and time % ratio == 0:
+    if valid is None:
         images = x.permute(0, 3, 1, 2)  # channels-last in memory: nothing is copied
-        return functional.avg_pool2d(images, ratio).permute(0, 2, 3, 1).contiguous(), None
-    share = x.new_ones(1, frequency, time)
-    if valid is not None:
-        share = node_mask(valid, frequency, time).to(x.dtype)
+        cells = functional.avg_pool2d(images, ratio, ceil_mode=True)  # by the nodes there are
+        return cells.permute(0, 2, 3, 1).contiguous(), None
+    share = node_mask(valid, frequency, time).to(x.dtype)
     pad_columns, pad_rows = columns * ratio - time, rows * ratio - frequency
     share = functional.pad(share, (0, pad_columns, 0, pad_rows))
     x = functional.pad(x, (0, 0, 0, pad_columns, 0, pad_rows)) * share[..., None]

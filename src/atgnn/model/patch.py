@@ -126,12 +126,13 @@ class GridPosition(nn.Module):
         grid = rows, columns, self.ratio, self.channels, patches.x.device
         if torch.compiler.is_compiling():  # a graph for any length cannot look a length up
             return grid_position(*grid)
-        if grid not in self._known:
-            if len(self._known) == MOST_GRIDS:
+        found = self._known.get(grid)
+        if found is None:
+            if len(self._known) >= MOST_GRIDS:
                 self._known.clear()
             with torch.inference_mode(False):  # the tables may be used in training later
-                self._known[grid] = grid_position(*grid)
-        return self._known[grid]
+                found = self._known[grid] = grid_position(*grid)
+        return found
 
 
 class LegacyPosition(nn.Module):
