@@ -47,11 +47,11 @@ SILENT = 1e-3  # a frame within so many nats of the quietest there can be is dig
 #: ESC-10's folds 2 and 4, which validate in `tune --tests 1 3`.
 SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
     "mfcc-svm": {
-        "coefficients": (30, 13, 20, 40),
-        "C": (30.0, 1.0, 3.0, 10.0, 100.0),
-        "gamma": (0.3, 1.0, 3.0),  # of the usual: one over the number of features
+        "coefficients": (20, 13, 30, 40),
+        "C": (3.0, 1.0, 10.0, 30.0, 100.0),
+        "gamma": (1.0, 0.3, 3.0),  # of the usual: one over the number of features
         "mean_differences": (False, True),
-        "skip_silence": (False, True),
+        "skip_silence": (True, False),
     },
     "logmel-forest": {
         "trees": (500,),
