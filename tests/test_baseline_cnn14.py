@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers import sound, write
 from torch.nn import functional
+from typer.testing import CliRunner
 
 from atgnn.baselines.cnn14 import CNN14, CNN14_PRESETS, CNN14Config
 from atgnn.baselines.cnn14_weights import load_cnn14
+from atgnn.cli import app
 from atgnn.errors import CheckpointError, ConfigError
 from atgnn.frontend import FRONT_ENDS, FrontEnd
 from atgnn.networks import empty_network, network_preset, own_front_end, preset_cost
@@ -205,3 +208,34 @@ def test_layouts_that_cannot_be():
     with pytest.raises(ConfigError, match="in_channels is 3, expected 1"):
         CNN14_PRESETS["cnn14"].replace(in_channels=3)
     assert FRONT_ENDS["cnn14-16k"].n_fft == 512
+
+
+def test_a_run_starts_from_a_published_file(tmp_path):
+    for number in range(4):
+        label = ("Rain", "Siren")[number % 2]
+        write(tmp_path / "clips" / label / f"{number}.wav", sound(0.5, seed=number))
+    path = tmp_path / "Cnn14_mAP=0.431.pth"
+    torch.save({"model": published_state(classes=527)}, path)
+    settings = {
+        "init": path,
+        "model": f"{{preset: cnn14, channels: {list(CHANNELS)}, hidden: 24}}",
+        "front_end": "{preset: own}",
+        "data.validation_share": 0.5,
+        "optim.epochs": 1,
+        "optim.batch_size": 2,
+    }
+    arguments = ["train", "folder", "--clips", str(tmp_path / "clips")]
+    for name, value in settings.items():
+        arguments += ["--set", f"{name}={value}"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    report = (tmp_path / "run" / "init.txt").read_text()
+    assert "mel filters of front end cnn14" in report
+    assert "for 527 classes" in report
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "the published ones of Cnn14_mAP=0.431.pth" in card
+    result = CliRunner().invoke(
+        app, [*arguments, "--set", "model={preset: lite0}", "--out", str(tmp_path / "other")]
+    )
+    assert result.exit_code == 2
+    assert "can start no network of kind efficientnet-lite" in " ".join(result.output.split())

@@ -1,11 +1,13 @@
 """Every baseline does what a model does: it trains, tags, is saved, loaded, listed and timed."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from fences import ROOT
 from helpers import LABELS, sound, write
 from typer.testing import CliRunner
 
@@ -83,9 +85,15 @@ def test_a_checkpoint_holds_it(name, tmp_path):
     assert one.front_end.summary in one.card()
 
 
-def test_the_list_of_models_has_every_preset():
-    result = CliRunner().invoke(app, ["models", "--json", "--frames", "100"])
+def test_the_list_of_models_has_every_preset_and_the_documentation_its_figures():
+    arguments = ["models", "--json", "--classes", "527", "--frames", "1000"]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert list(rows) == network_names()
-    assert all(row["trainable_parameters"] > 0 and row["gmacs"] > 0 for row in rows.values())
+    page = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    shown = re.findall(r"(?m)^\| `([\w-]+)` \|.*\| ([\d.]+) M \|.*\| ([\d.]+) \|$", page)
+    assert len(shown) > 5
+    for name, parameters, gmacs in shown:
+        assert f"{rows[name]['trainable_parameters'] / 1e6:.2f}" == parameters, name
+        assert f"{rows[name]['gmacs']:.2f}" == gmacs, name

@@ -1,8 +1,9 @@
 """The systems that are timed against each other, ready to be called.
 
 All take the same normalised log-mel ``(B, T, 128)`` of a made-up sound and give 200 logits (the
-front end: the same waveforms). Weights are random, as time does not depend on them, but the batch
-norms have seen data: without, activations grow until they overflow in half precision.
+front end: the same waveforms); a baseline among our presets takes what it heard where it was
+published. Weights are random, as time does not depend on them, but the batch norms have seen data:
+without, activations grow until they overflow in half precision.
 """
 
 import copy
@@ -16,12 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from atgnn.errors import ConfigError
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.memory import give_back_freed_memory
-from atgnn.model import ATGNN
+from atgnn.model import ModelConfig
 from atgnn.model.segments import lean
+from atgnn.networks import build as network_of
+from atgnn.networks import network_preset, own_front_end
 
 from .harness import DTYPES, Case, Contestant
 from .kaldi import fbank
@@ -64,9 +68,15 @@ def waveform(seconds: float, batch: int = 1, rate: int = 16_000) -> Tensor:
 
 
 def log_mel(case: Case) -> Tensor:
-    """What the networks are given: ``(B, T, 128)``, padded to `Case.frames` as published."""
-    front_end = FrontEnd(FrontEndConfig(pad_to_frames=case.frames))
-    return front_end(waveform(case.seconds, case.batch))[0].to(case.device)
+    """What the networks are given: ``(B, T, 128)``, padded to `Case.frames` as published.
+
+    Baselines among our presets have front ends of their own.
+    """
+    config = own_front_end(case.preset) if case.system == "ours" else FrontEndConfig()
+    if config == FrontEndConfig():
+        config = FrontEndConfig(pad_to_frames=case.frames)
+    wave = waveform(case.seconds, case.batch, config.sample_rate)
+    return FrontEnd(config)(wave)[0].to(case.device)
 
 
 # ---------------------------------------------------------------------------- making them
@@ -76,7 +86,7 @@ class Workshop:
     """Makes contestants; those of one preset share their weights."""
 
     def __init__(self) -> None:
-        self._ours: dict[tuple[str, int], ATGNN] = {}
+        self._ours: dict[tuple[str, int], nn.Module] = {}
 
     def contestant(self, case: Case) -> Contestant:
         """One ready to run."""
@@ -103,20 +113,25 @@ def bare_network(case: Case) -> nn.Module:
         return _ast(case.frames)
     if case.system == "mobilenet":
         return MobileNetTagger(LABELS).to(memory_format=torch.channels_last)
-    model = ATGNN.from_preset(case.preset, num_labels=LABELS, nominal_frames=max(1024, case.frames))
+    config = network_preset(case.preset, num_labels=LABELS)
+    if isinstance(config, ModelConfig):
+        config = config.replace(nominal_frames=max(1024, case.frames))
     if case.system == "ours":
-        return model
-    return Published(model.config, case.frames)
+        return network_of(config)
+    if not isinstance(config, ModelConfig):
+        raise ConfigError(f"{case.preset} is not in the published code: add --systems ours")
+    return Published(config, case.frames)
 
 
 @torch.no_grad()
 def settled(model: nn.Module, case: Case) -> Any:
     """The same model, its batch norms set to what they see in a few seconds of sound."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momentum = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    model.train()(log_mel(Case("infer", "ours", batch=4, seconds=min(5.0, case.seconds))))
+    few = Case("infer", "ours", preset=case.preset, batch=4, seconds=min(5.0, case.seconds))
+    model.train()(log_mel(few))
     for norm, before in zip(norms, momentum, strict=True):
         norm.momentum = before
     return model.eval()
@@ -185,7 +200,7 @@ def prepare(case: Case, network: nn.Module) -> tuple[Any, Callable[[], AbstractC
 def _for_inference(model: nn.Module, case: Case) -> Any:
     """Norms folded, weights in the case's dtype; a single clip on a GPU as one CUDA graph."""
     try:
-        from atgnn.model.inference import for_inference
+        from atgnn.networks import for_inference
     except ImportError:
         return None
     ready = for_inference(model, dtype=DTYPES[case.precision])
