@@ -22,7 +22,7 @@ from atgnn.comparison.plan import Places, claim, make_plan, read_plan
 from atgnn.comparison.result import Result
 from atgnn.comparison.table import read_standings, spread_of, student
 from atgnn.comparison.written import COLUMNS, write_standings
-from atgnn.errors import ConfigError, DivergedError
+from atgnn.errors import AtgnnError, ConfigError, DivergedError
 from atgnn.scoring import ScoreTable
 from atgnn.training.division import divide
 
@@ -90,10 +90,12 @@ def result(model="mini", seed=42, **more):
         (["mini"], {"rows": "test"}, ["names no test rows", "data.test={fold: 1}"]),
         (["mini"], {"settings": ["data.validation_share=0"]}, ["has nothing to judge on"]),
         (["mini"], {"settings": ["data.clips=[]"]}, ["names no clips to compare on", "--clips"]),
+        (["mini"], {"clips": ["nowhere"]}, ["no table of clips at nowhere"]),
+        (["mini"], {"settings": ["data.test={fold: 9}"]}, ["these clips have no column 'fold'"]),
     ],
 )
 def test_bad_plans_are_one_line(recipe, models, more, words):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(AtgnnError) as error:
         make_plan(recipe, models, **more)
     assert "\n" not in str(error.value)
     for word in words:
@@ -115,8 +117,8 @@ def test_models_differ_in_what_is_set_for_them_alone(recipe):
 
 
 def test_a_setting_may_hold_a_colon(recipe):
-    plan = make_plan(recipe, ["mini"], settings=["data.train={split: a:b}"])
-    assert plan.recipe.data.train == {"split": "a:b"}
+    plan = make_plan(recipe, ["mini"], settings=["name=a:b"])
+    assert plan.recipe.name == "a:b"
 
 
 def test_a_folder_takes_more_models_and_seeds_but_no_other_terms(recipe, tmp_path):

@@ -20,6 +20,7 @@ from pydantic import Field
 from atgnn.errors import ConfigError, did_you_mean
 from atgnn.files import write_text
 from atgnn.networks import network_names, own_front_end
+from atgnn.training.division import rows_of
 from atgnn.training.recipe import Recipe, load_recipe
 from atgnn.training.settings import Settings, changed_settings, settings_from
 
@@ -131,6 +132,7 @@ def make_plan(
     Raises:
         ConfigError: no such preset, recipe or setting; a recipe without clips, or without rows to
             judge on.
+        ClipsError: the clips are not there, or none are in those rows.
     """
     names = entries_of(models)
     common, own = _divided(settings, names)
@@ -151,6 +153,7 @@ def make_plan(
     )
     for entry in plan.entries:
         plan.recipe_of(entry, base.seed)  # what cannot be is said before anything runs
+    rows_of(base, plan.rows)
     return plan
 
 
