@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from atgnn.baselines.base import Baseline, BaselineConfig
+from atgnn.training.norms import measure_norms
 
 
 class TinyConfig(BaselineConfig):
@@ -56,6 +57,16 @@ def test_training_sees_zeros_past_the_end():
     zeroed = mel.clone()
     zeroed[1, 5:] = 0
     torch.testing.assert_close(model(mel, torch.tensor([20, 5, 20])), model(zeroed))
+
+
+def test_norms_measured_over_unequal_clips_see_what_training_sees():
+    mel, lengths = noise(4, 20, 8), torch.tensor([20, 5, 20, 11])
+    trained, measured = tiny().train(), tiny()
+    trained.norm.momentum = 1.0
+    trained(mel, lengths)
+    measure_norms(measured, [(mel, lengths)])
+    torch.testing.assert_close(measured.norm.running_mean, trained.norm.running_mean)
+    torch.testing.assert_close(measured.norm.running_var, trained.norm.running_var)
 
 
 @torch.no_grad()

@@ -244,7 +244,7 @@ def test_weights_move_to_other_labels():
     transfer(source, model, [2, None])
     assert torch.equal(model.classifier.weight[0], source.classifier.weight[2])
     assert not model.classifier.weight[1].any()
-    with pytest.raises(CheckpointError, match="is an EfficientNetLite, the new one an ATGNN"):
+    with pytest.raises(CheckpointError, match="class EfficientNetLite, the new one of class ATGNN"):
         transfer(source, build(network_preset("mini", num_labels=3)), [0, 1, 2])
 
 

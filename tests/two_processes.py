@@ -11,6 +11,7 @@ import torch
 from run_helpers import tiny_recipe
 from torch import distributed, nn
 
+from atgnn.baselines.base import ImageNorm
 from atgnn.distributed import (
     Part,
     gather_rows,
@@ -103,6 +104,19 @@ def check_norms(rank: int) -> None:
     assert not empty[0].any()  # all padding here and there: zeros, not NaN
 
 
+def check_image_norms(rank: int) -> None:
+    """Of channels before the grid, as baselines have them."""
+    generator = torch.manual_seed(0)
+    x = 3 * torch.randn(6, 4, 5, 2, dtype=torch.float64, generator=generator) + 1
+    own = slice(0, 2) if rank == 0 else slice(2, 6)
+    alone, together = ImageNorm(4).double(), ImageNorm(4).double()
+    assert share_norms(together) == 1
+    torch.testing.assert_close(together(x[own]), alone(x)[own])
+    torch.testing.assert_close(together.running_mean, alone.running_mean)
+    torch.testing.assert_close(together.running_var, alone.running_var)
+    torch.testing.assert_close(together.eval()(x), alone.eval()(x))
+
+
 def check_messages(rank: int) -> None:
     assert part() == Part(rank, 2)
     rows = torch.arange(6).view(3, 2)[: 3 * rank]
@@ -129,6 +143,7 @@ def main() -> None:
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     check_messages(rank)
     check_norms(rank)
+    check_image_norms(rank)
     leave_processes()
     for number, (name, more) in enumerate(
         (("together", ["memory=lean"]), ("apart", ["scale.sync_norms=false"])), start=1

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from atgnn.model.config import LayoutConfig
 from atgnn.model.cost import Cost
@@ -89,7 +90,7 @@ class Baseline(nn.Module):
         check_input(self.config, mel, lengths)
         if lengths is None:
             return self.logits(self._long_enough(mel))
-        if self.training:
+        if self.training or self._norms_learn():
             return self.padded_logits(mel, lengths)
         ends = lengths.tolist()
         groups = [[row for row, own in enumerate(ends) if own == end] for end in sorted(set(ends))]
@@ -98,6 +99,10 @@ class Baseline(nn.Module):
         out = torch.empty_like(logits)
         out[[row for rows in groups for row in rows]] = logits
         return out
+
+    def _norms_learn(self) -> bool:
+        """Whether batch norms gather statistics while all else is as in evaluation."""
+        return any(m.training for m in self.modules() if isinstance(m, _BatchNorm))
 
     def padded_logits(self, mel: Tensor, lengths: Tensor) -> Tensor:
         """Score clips of several lengths together, in training."""

@@ -28,7 +28,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from atgnn.baselines.base import Baseline, BaselineConfig
+from atgnn.baselines.base import Baseline, BaselineConfig, ImageNorm
 from atgnn.baselines.published import Piece, fill
 from atgnn.errors import CheckpointError, some_of
 from atgnn.graph import mean_nodes, node_mask
@@ -66,13 +66,13 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1 = ImageNorm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = ImageNorm(outputs)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(shortcut, ImageNorm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, F, T)`` to ``(B, outputs, ceil(F / stride), ceil(T / stride))``."""
@@ -87,7 +87,7 @@ class ResNet(nn.Module):
     def __init__(self, inputs: int, width: int, blocks: tuple[int, ...]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = ImageNorm(width)
         self.stages: list[str] = []
         channels = width
         for number, count in enumerate(blocks):

@@ -43,7 +43,7 @@ def transfer(source: nn.Module, model: nn.Module, rows: list[int | None]) -> Tra
     """
     if type(source) is not type(model):
         raise CheckpointError(
-            f"the model to start from is an {type(source).__name__}, the new one an "
+            f"the model to start from is of class {type(source).__name__}, the new one of class "
             f"{type(model).__name__}: choose a preset of the same kind"
         )
     theirs, ours = source.state_dict(), model.state_dict()
