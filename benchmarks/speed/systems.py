@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from atgnn.baselines.ast import AST, AST_PRESETS
 from atgnn.errors import ConfigError
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.memory import give_back_freed_memory
@@ -110,7 +111,7 @@ class Workshop:
 def bare_network(case: Case) -> nn.Module:
     """A network with random weights."""
     if case.system == "ast":
-        return _ast(case.frames)
+        return AST(AST_PRESETS["ast"].replace(num_labels=LABELS, nominal_frames=case.frames))
     if case.system == "mobilenet":
         return MobileNetTagger(LABELS).to(memory_format=torch.channels_last)
     config = network_preset(case.preset, num_labels=LABELS)
@@ -135,22 +136,6 @@ def settled(model: nn.Module, case: Case) -> Any:
     for norm, before in zip(norms, momentum, strict=True):
         norm.momentum = before
     return model.eval()
-
-
-def _ast(frames: int) -> nn.Module:
-    """The Audio Spectrogram Transformer (base, 16 x 16 patches every 10) of transformers."""
-    from transformers import ASTConfig, ASTForAudioClassification
-
-    class Tagger(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            config = ASTConfig(num_labels=LABELS, max_length=frames)
-            self.ast = ASTForAudioClassification._from_config(config, attn_implementation="sdpa")
-
-        def forward(self, mel: Tensor) -> Tensor:
-            return self.ast(input_values=mel).logits
-
-    return Tagger()
 
 
 # ---------------------------------------------------------------------------- running them

@@ -8,7 +8,7 @@ distilled, 384).
 The paper of ATGNN gives AST 88.7 M parameters. At 527 classes and 1024 frames this model has
 86.59 M: 85.05 M in twelve blocks, 0.93 M in 1214 positions, 0.41 M in the head, 0.20 M elsewhere.
 The published code also carries both classifiers of DeiT (2 x 768 x 1000, never computed with):
-88.13 M. What is left, 0.57 M, nobody documented; a projection of three colours that is counted
+88.13 M. What is left, 0.57 M, is documented nowhere; a projection of three colours that is counted
 beside the one of the spectrogram would be 0.59 M.
 
 B batch, F frequency, T time, C channels, N tokens, S labels.
