@@ -21,7 +21,7 @@ from atgnn.graph import ceil_div
 
 __all__ = ["METHODS", "densities", "node_shares"]
 
-by_blocks = lru_cache(4)(by_removal)  # of a window, for all labels at once
+by_blocks = lru_cache(2)(by_removal)  # of a window, for all labels at once
 
 #: A density (T, F) of a window for a label.
 Method: TypeAlias = Callable[[Examination, int], np.ndarray]
@@ -127,6 +127,7 @@ def background(mel: Tensor) -> Tensor:
     return mel.quantile(0.1, dim=1, keepdim=True).expand_as(mel).contiguous()
 
 
+@lru_cache(2)
 def by_gradient(
     examination: Examination, label: int, steps: int = 16, quiet: Tensor | None = None
 ) -> np.ndarray:
@@ -189,7 +190,13 @@ def ours(examination: Examination, label: int) -> np.ndarray:
 
 def occlusion(examination: Examination, label: int) -> np.ndarray:
     """How much the log-odds fall when a box of the spectrogram becomes background, (T, F)."""
-    mel, fast = examination.mel, examination.examiner.fast
+    return hidden_boxes(examination)[..., label].clip(min=0)
+
+
+@lru_cache(2)
+def hidden_boxes(examination: Examination) -> np.ndarray:
+    """The mean fall of all labels' log-odds over the boxes that hide a place, (T, F, S)."""
+    mel, checkpoint = examination.mel, examination.examiner.checkpoint
     quiet = background(mel)
     frames, bins = mel.shape[1:]
     boxes = [
@@ -197,19 +204,21 @@ def occlusion(examination: Examination, label: int) -> np.ndarray:
         for t in range(STEP - BOX, frames - 1, STEP)
         for f in range(STEP - BOX, bins - 1, STEP)
     ]
-    whole = examination.examiner.checkpoint.log_odds(examination.logits)[label]
-    fall, times = np.zeros((frames, bins)), np.zeros((frames, bins))
+    whole = checkpoint.log_odds(examination.logits)
+    fall = np.zeros((frames, bins, len(whole)))
+    times = np.zeros((frames, bins, 1))
     with torch.no_grad():
         for first in range(0, len(boxes), AT_ONCE):
             some = boxes[first : first + AT_ONCE]
             hidden = mel.repeat(len(some), 1, 1)
             for row, box in zip(hidden, some, strict=True):
                 row[box] = quiet[0][box]
-            now = examination.examiner.checkpoint.log_odds(fast(hidden))[:, label]
-            for box, lost in zip(some, (whole - now).tolist(), strict=True):
+            now = checkpoint.log_odds(examination.examiner.fast(hidden))
+            for box, lost in zip(some, (whole - now).double().cpu().numpy(), strict=True):
                 fall[box] += lost
                 times[box] += 1
-    return np.clip(fall / times, 0, None)
+    out: np.ndarray = fall / times
+    return out
 
 
 def at_random(examination: Examination, label: int, sets: int = 320) -> np.ndarray:

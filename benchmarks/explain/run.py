@@ -17,7 +17,9 @@ new scenes of the fold, by every method of `methods.py` or those named, and with
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,13 +68,17 @@ RECIPE = (
 )
 
 
-def scenes_of(data: Path, folds: tuple[int, ...], count: int, **changes: Any) -> Scenes:
-    """Scenes of some folds of ESC-10, `count` of each; labels independent of one another."""
-    clips = Clips.read(data)
+def scenes_of(
+    clips: Clips, folds: tuple[int, ...], count: int, column: str = "category", **changes: Any
+) -> Scenes:
+    """Scenes of some folds, `count` of each; labels independent of one another.
+
+    `column` names the event; where it is empty a clip's most specific label does.
+    """
     clips = Clips(clips.table[clips.table["fold"].isin(folds)].reset_index(drop=True))
     settings = SceneSettings.of(**{**SETTINGS, **changes})
     ingredients = Ingredients.of(
-        Waveforms(clips, settings.rate, 2.0, None), None, settings, label_column="category"
+        Waveforms(clips, settings.rate, 2.0, None), None, settings, label_column=column or None
     )
     return Scenes(ingredients, CoOccurrence.independent(ingredients.labels), count)
 
@@ -81,7 +87,9 @@ def train(args: argparse.Namespace) -> None:
     """A model that never hears the fold, neither now nor before."""
     scenes = args.out / "scenes"
     if not scenes.exists():
-        write_scenes(scenes_of(args.data, FOLDS, args.count), scenes, threads=args.threads)
+        write_scenes(
+            scenes_of(Clips.read(args.data), FOLDS, args.count), scenes, threads=args.threads
+        )
     settings = [
         f"data.clips={scenes / 'packed'}",
         f"data.test={{fold: {args.fold}}}",
@@ -100,7 +108,7 @@ def opened(args: argparse.Namespace) -> tuple[Checkpoint, Scenes]:
     checkpoint = Checkpoint.from_pretrained(args.model or args.out / f"model-{args.fold}" / "model")
     checkpoint.model.to(args.device)
     scenes = scenes_of(
-        args.data, (args.fold,), args.count,
+        Clips.read(args.data), (args.fold,), args.count, args.label_column,
         seed=1, events=(args.events, args.events), seconds=args.seconds,
         level_db=parse_range(args.level, "level"),
         background_dbfs=parse_range(args.background, "background"),
@@ -109,33 +117,67 @@ def opened(args: argparse.Namespace) -> tuple[Checkpoint, Scenes]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Every method on every event that is heard; rows go to RUNS/NAME-foldK.csv."""
+    """Every method on every event that is heard; rows go to RUNS/NAME-foldK.csv.
+
+    Scenes whose rows are there are not measured again.
+    """
     checkpoint, scenes = opened(args)
     examiner = Examiner(checkpoint)
     blank = Examiner(untrained(checkpoint, scenes, args.device))
-    rows: list[dict[str, Any]] = []
-    events = heard = 0
     place = args.out / f"{args.name}-fold{args.fold}-{args.first}.csv"
-    for number in range(args.first, len(scenes), args.every):
+    rows = read_rows(place)
+    done = {int(row["scene"]) for row in rows}
+    for number in range(args.first, min(args.until, len(scenes)), args.every):
+        if number in done:
+            continue
         scene = scenes[number]
-        mel = spectrogram(examiner, scene, args.device)
-        examination = examiner.examine(mel)
-        for event in scene.events:
-            events += 1
-            label = label_of(event, checkpoint)
-            if not is_heard(checkpoint, examination.logits, label):
-                continue
-            heard += 1
-            where = {"fold": args.fold, "scene": number, "label": event.label}
-            found = rows_of(examination, label, event, scene, args.method)
-            rows += [{**where, **row} for row in found]
-            names = [name for name in UNTRAINED if not args.method or name in args.method]
-            plain = rows_of(blank.examine(mel), label, event, scene, names, curved=False)
-            rows += [{**where, **row, "method": f"{row['method']}, untrained"} for row in plain]
-        if rows:
+        examination = examiner.examine(spectrogram(examiner, scene, args.device))
+        heard = [
+            (event, label)
+            for event in scene.events
+            if is_heard(checkpoint, examination.logits, label := label_of(event, checkpoint))
+        ]
+        print(f"scene {number}: {len(heard)} of {len(scene.events)} events heard", file=sys.stderr)
+        if heard:
+            plain = blank if number % args.untrained == 0 else None
+            rows += rows_of_scene(examination, plain, scene, heard, args.method, number)
             write_rows(place, [list(rows[0]), *(list(row.values()) for row in rows)])
-        print(f"scene {number}: {heard} of {events} events heard", file=sys.stderr, flush=True)
-    print(json.dumps({"file": str(place), "events": events, "heard": heard}))
+    events = len({(row["scene"], row["label"]) for row in rows})
+    print(json.dumps({"file": str(place), "heard": events}))
+
+
+def read_rows(place: Path) -> list[dict[str, str]]:
+    """The rows of a file, none where it is missing."""
+    if not place.is_file():
+        return []
+    with place.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def rows_of_scene(
+    examination: Examination,
+    blank: Examiner | None,
+    scene: Scene,
+    heard: Sequence[tuple[Event, int]],
+    methods: Sequence[str],
+    number: int,
+) -> list[dict[str, str]]:
+    """Rows of every event that was heard, also with the untrained weights of `blank`."""
+    plain = None if blank is None else blank.examine(examination.mel)
+    names = [name for name in UNTRAINED if not methods or name in methods]
+    owners = {source.name: ";".join(source.owners) for source in scene.cast.events}
+    fold = scene.cast.events[0].part[1]
+    rows: list[dict[str, str]] = []
+    for event, label in heard:
+        where = {"fold": str(fold), "scene": str(number), "label": event.label}
+        where["author"] = owners[event.source]
+        for row in rows_of(examination, label, event, scene, methods):
+            rows.append({**where, **row})
+        for row in (
+            () if plain is None else rows_of(plain, label, event, scene, names, curved=False)
+        ):
+            rows.append({**where, **row, "method": f"{row['method']}, untrained"})
+    return rows
 
 
 def branches(args: argparse.Namespace) -> None:
@@ -178,28 +220,46 @@ def rows_of(
     scene: Scene,
     methods: Sequence[str],
     curved: bool = True,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, str]]:
     """A row for each method, with curves or without."""
     mel = examination.mel
-    config = examination.examiner.checkpoint.front_end
-    own = Truth.of(event, mel.shape[1], config)
-    others = [Truth.of(one, mel.shape[1], config).box for one in scene.events if one is not event]
-    elsewhere = np.logical_or.reduce(others, initial=False) & ~own.box
-    masks = {"time": own.time, "box": own.box, "other": elsewhere}
+    masks = regions(examination, label, event, scene)
     loudness = mel[0].double().cpu().numpy()
     stride = examination.examiner.model.config.time_stride
     score = float(examination.examiner.checkpoint.scores(examination.logits)[label])
     for name, density in densities(examination, label, methods):
-        row: dict[str, Any] = {"method": name, "score": f"{score:.4f}"}
+        row = {"method": name, "score": f"{score:.4f}"}
         for kind, mask in masks.items():
             there = mask.any()
-            row[kind] = share(density, mask) if there else float("nan")
-            row[f"{kind}_chance"] = matched(density, mask, loudness) if there else float("nan")
+            row[kind] = f"{share(density, mask) if there else math.nan:.4f}"
+            row[f"{kind}_chance"] = f"{matched(density, mask, loudness) if there else math.nan:.4f}"
         order = np.argsort(-node_shares(density, stride).ravel(), kind="stable")
         lines = curves(examination, label, order.tolist()) if curved else ([], [])
         for kind, line in zip(("deletion", "insertion"), lines, strict=True):
             row[kind] = " ".join(f"{value:.4f}" for value in line)
-        yield {key: f"{one:.4f}" if isinstance(one, float) else one for key, one in row.items()}
+        yield row
+
+
+def regions(
+    examination: Examination, label: int, event: Event, scene: Scene
+) -> dict[str, np.ndarray]:
+    """Where the label's sound is, by time and by time and band, and where others' are, (T, F) each.
+
+    All events that have the label are its sound (a hi-hat is a cymbal). The others' region is
+    theirs less its own.
+    """
+    checkpoint = examination.examiner.checkpoint
+    frames, name = examination.mel.shape[1], checkpoint.vocabulary.names[label]
+    nothing = np.zeros(tuple(examination.mel.shape[1:]), bool)
+    time, box, other = nothing.copy(), nothing.copy(), nothing.copy()
+    for one in scene.events:
+        truth = Truth.of(one, frames, checkpoint.front_end)
+        if one is event or name in one.labels:
+            time |= truth.time
+            box |= truth.box
+        else:
+            other |= truth.box
+    return {"time": time, "box": box, "other": other & ~box}
 
 
 def label_of(event: Event, checkpoint: Checkpoint) -> int:
@@ -242,7 +302,9 @@ def main() -> None:
     for name, function in (("train", train), ("measure", measure), ("branches", branches)):
         command = commands.add_parser(name, help=(function.__doc__ or "").strip())
         command.set_defaults(run=function)
-        command.add_argument("--data", type=Path, required=True, help="the ESC-10 folder")
+        command.add_argument(
+            "--data", type=Path, required=True, help="the ESC-10 folder, or a table"
+        )
         command.add_argument("--out", type=Path, required=True, help="folder for the runs")
         command.add_argument("--fold", type=int, choices=FOLDS, required=True)
         command.add_argument("--count", type=int, default=250 if name == "train" else 30)
@@ -250,6 +312,10 @@ def main() -> None:
             command.add_argument("--threads", type=int, default=1)
             continue
         command.add_argument("--model", default=None, help="another model than that of `train`")
+        command.add_argument(
+            "--label-column", default="category",
+            help="names the event; where it is '', a clip's most specific label does",
+        )  # fmt: skip
         command.add_argument("--events", type=int, default=2, help="events of a scene")
         command.add_argument("--seconds", type=float, default=10.0, help="length of a scene")
         command.add_argument("--level", default="5:25", help="dB of events over the background")
@@ -260,6 +326,10 @@ def main() -> None:
     two.add_argument("--method", action="append", default=[], help="this one alone; repeatable")
     two.add_argument("--first", type=int, default=0, help="scene to begin with")
     two.add_argument("--every", type=int, default=1, help="take every so many scenes")
+    two.add_argument("--until", type=int, default=10**9, help="stop before this scene")
+    two.add_argument(
+        "--untrained", type=int, default=1, help="ask untrained weights at every so many scenes"
+    )
     three = commands.add_parser("report", help="tables of what was measured")
     three.add_argument("folder", type=Path, help="the folder of the runs, or of results kept")
     three.set_defaults(run=lambda args: print_report(args.folder))

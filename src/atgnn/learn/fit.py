@@ -121,23 +121,42 @@ def fit_node(network: ATGNN, examples: Examples, seed: int = 0) -> Node:
         states = _states(batches, embedding, rows)
         centre, spread = states.mean(0), states.std(0, correction=0) + 1e-3
     read = torch.nn.Parameter(torch.zeros(states.shape[1] + 1))
-    optimiser = torch.optim.Adam(
-        [
-            {"params": [embedding], "lr": RATE * float(embedding.detach().abs().mean())},
-            {"params": [rows], "lr": RATE / rows.shape[1]},
-            {"params": [read], "lr": RATE},
-        ]
-    )
+    rates = (RATE * float(embedding.detach().abs().mean()), RATE / rows.shape[1], RATE)
+    adam = _Adam((embedding, rows, read), rates)
     target = positive.float()
     for _ in range(STEPS):
         states = (_states(batches, embedding, rows) - centre) / spread
         logits = states @ read[:-1] + read[-1]
         losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         loss = (losses * weight).sum() / 2 + 0.01 * read[:-1].square().sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        adam.step(loss)
     return Node(embedding.detach(), rows.detach())
+
+
+class _Adam:
+    """Adam (Kingma and Ba, 2015) with its usual constants, a rate for each parameter.
+
+    PyTorch's own loads its compiler when the first one is made, which takes longer than all the
+    steps here (5 s of a busy machine).
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], rates: Sequence[float]) -> None:
+        self.parameters, self.rates, self.count = parameters, rates, 0
+        self.first = [torch.zeros_like(one) for one in parameters]
+        self.second = [torch.zeros_like(one) for one in parameters]
+
+    def step(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`."""
+        self.count += 1
+        gradients = torch.autograd.grad(loss, self.parameters)
+        with torch.no_grad():
+            for x, rate, first, second, gradient in zip(
+                self.parameters, self.rates, self.first, self.second, gradients, strict=True
+            ):
+                first.lerp_(gradient, 0.1)
+                second.lerp_(gradient.square(), 0.001)
+                spread = (second / (1 - 0.999**self.count)).sqrt() + 1e-8
+                x -= rate * first / (1 - 0.9**self.count) / spread
 
 
 def node_states(network: ATGNN, windows: Sequence[Window], node: Node) -> np.ndarray:

@@ -22,6 +22,8 @@ from atgnn.tags import Failure
 
 __all__ = ["Learned", "Lessons", "learn", "learn_label", "listen", "made_by_rule", "threshold_of"]
 
+ALARMS = 0.03  # share of the negatives that a threshold lets through at most
+
 #: Takes the number of clips listened to and of all.
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -218,8 +220,9 @@ def threshold_of(out: LeftOut) -> float:
 
     Between the lowest positive and the highest negative of the split with the best F1, positives
     and others weighing alike: in the middle where negatives were given, near the positive where
-    they were made by rule, as real sounds are harder. From 0.2 to 0.9; 0.5 where the only positive
-    clip cannot be left out.
+    they were made by rule, as real sounds are harder. Never so low that more than `ALARMS` of the
+    negatives reach it: those that were given, if there are any. From 0.2 to 0.9; 0.5 where the only
+    positive clip cannot be left out.
     """
     positive, other = (out.logits[out.known & (out.positive == side)] for side in (True, False))
     if not len(positive) or not len(other):
@@ -231,8 +234,10 @@ def threshold_of(out: LeftOut) -> float:
     best = limits[int(np.flatnonzero(f1 >= f1.max() - 1e-9)[-1])]
     below = other[other < best]
     floor = max(float(below.max()), float(best) - 4) if len(below) else float(best) - 2
-    share = 0.5 if (out.given & ~out.positive).any() else 0.2
-    logit = best - share * (best - floor)
+    given = out.logits[out.given & ~out.positive]
+    share = 0.5 if len(given) else 0.2
+    highest = float(np.quantile(given if len(given) else other, 1 - ALARMS))
+    logit = max(best - share * (best - floor), highest)
     return float(np.clip(1 / (1 + np.exp(-logit)), 0.2, 0.9))
 
 
