@@ -20,6 +20,7 @@ from atgnn.embeddings import Embedder
 from atgnn.errors import AudioError, ConfigError, MissingExtraError
 from atgnn.model.geometry import NodePlaces
 from atgnn.search import Box, Index, IndexSettings, SearchError
+from atgnn.search.index import _Scale
 from atgnn.search.regions import label_node, nearest_region, nodes_inside
 
 pytest.importorskip("faiss")
@@ -354,3 +355,32 @@ def test_bad_input_is_one_clear_line(model, tmp_path, monkeypatch, words, code, 
     assert result.exit_code == code
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
+
+
+def test_what_all_nodes_have_in_common_tells_none_from_another():
+    random = np.random.default_rng(0)
+    rows = 5 + random.standard_normal((200, 3)) * [1, 10, 0.1]
+    padded = np.concatenate([rows, np.zeros((50, 3))])
+    scale = _Scale.of([padded[:120], padded[120:]], 3)
+    np.testing.assert_allclose(scale.mean, rows.mean(0), rtol=1e-5)
+    out = scale(padded.reshape(5, 50, 3))
+    assert out.shape == (5, 50, 3)
+    assert not out[4].any()
+    np.testing.assert_allclose(np.linalg.norm(out[:4], axis=-1), 1, rtol=1e-5)
+    assert np.abs(out[:4].mean((0, 1))).max() < 0.1
+    few = _Scale.of([rows[:50]], 3)
+    np.testing.assert_allclose(few(rows), rows / np.linalg.norm(rows, axis=1, keepdims=True), 1e-5)
+
+
+def test_the_scale_is_kept_beside_the_file_it_belongs_to(index, sounds):
+    index.update(sounds)
+    before = index.search_region(sounds[0], Box(0.2, 0.6, 500, 4000), top=3)
+    kept = sorted(path.stem for path in index.folder.glob("nodes-*.npy"))
+    assert kept == sorted(path.stem for path in index.folder.glob("nodes-*.faiss"))
+    assert len(kept) == 1
+    (file,) = index.folder.glob("nodes-*.npy")
+    file.write_bytes(b"damaged")
+    again = Index.open(index.folder, index.embedder)
+    assert again.search_region(sounds[0], Box(0.2, 0.6, 500, 4000), top=3) == before
+    again.close()
+    assert _Scale.read(file.with_suffix(".faiss")) is not None

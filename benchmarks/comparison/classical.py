@@ -116,21 +116,23 @@ def train(
 ) -> Trained:
     """A classifier of clips with `targets` (N, S), True where a label holds."""
     features = features_of(system, settings, mels)
-    classifier: Any
-    if system == "mfcc-svm":
-        gamma = settings["gamma"] / features.shape[1]
-        machine = SVC(C=settings["C"], gamma=gamma, class_weight="balanced")
-        classifier = make_pipeline(StandardScaler(), OneVsRestClassifier(machine))
-    else:
-        classifier = RandomForestClassifier(
-            settings["trees"],
-            max_features=settings["features"],
-            min_samples_leaf=settings["leaf"],
-            random_state=seed,
-        )
+    classifier = untrained(system, settings, features.shape[1], seed)
     wanted = targets.astype(int)
     wanted = wanted[:, 0] if wanted.shape[1] == 1 else wanted  # as scikit-learn wants one label
     return Trained(system, settings, classifier.fit(features, wanted))
+
+
+def untrained(system: str, settings: dict[str, Any], width: int, seed: int) -> Any:
+    """The classifier of a system, for features of this width, that has learned nothing yet."""
+    if system == "mfcc-svm":
+        machine = SVC(C=settings["C"], gamma=settings["gamma"] / width, class_weight="balanced")
+        return make_pipeline(StandardScaler(), OneVsRestClassifier(machine))
+    return RandomForestClassifier(
+        settings["trees"],
+        max_features=settings["features"],
+        min_samples_leaf=settings["leaf"],
+        random_state=seed,
+    )
 
 
 # ---------------------------------------------------------------------- features

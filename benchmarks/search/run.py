@@ -17,13 +17,13 @@ N clips, D width of a vector.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from atgnn.audio import load
+from atgnn.audio import Source, load
 from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clip, Clips
 from atgnn.embeddings import Embedder
@@ -105,6 +105,12 @@ def ours(clips: list[Clip], model: Path, seed: int) -> np.ndarray:
 
 def untrained(clips: list[Clip], model: Path, seed: int) -> np.ndarray:
     """The same network with random weights, its batch norms adjusted to these clips."""
+    embedder = untrained_embedder([clip.path for clip in clips], model, seed)
+    return np.stack([found.mean for found in embedder.windows(clip.path for clip in clips)])
+
+
+def untrained_embedder(paths: Sequence[Source], model: Path, seed: int) -> Embedder:
+    """A model's network with random weights, its batch norms adjusted to recordings."""
     kept = Checkpoint.from_pretrained(model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -112,13 +118,12 @@ def untrained(clips: list[Clip], model: Path, seed: int) -> np.ndarray:
     front_end = kept.make_front_end()
     network.train()
     with torch.no_grad():
-        for first in range(0, len(clips), 8):
-            waves = [_wave(clip, front_end) for clip in clips[first : first + 8]]
+        for first in range(0, len(paths), 8):
+            waves = [_wave(path, front_end) for path in paths[first : first + 8]]
             lengths = torch.tensor([len(wave) for wave in waves])
             batch = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
             network(*front_end(batch, lengths))
-    embedder = Embedder(kept.changed(model=network.eval()), "cpu")
-    return np.stack([found.mean for found in embedder.windows(clip.path for clip in clips)])
+    return Embedder(kept.changed(model=network.eval()), "cpu")
 
 
 def mfcc(clips: list[Clip], model: Path, seed: int) -> np.ndarray:
@@ -128,7 +133,7 @@ def mfcc(clips: list[Clip], model: Path, seed: int) -> np.ndarray:
     front_end, rows = FrontEnd(), []
     for clip in clips:
         with torch.inference_mode():
-            mel = front_end.log_mel(_wave(clip, front_end)[None])[0][0].numpy()
+            mel = front_end.log_mel(_wave(clip.path, front_end)[None])[0][0].numpy()
         numbers = dct(mel, axis=1, norm="ortho")[:, :COEFFICIENTS]
         steps = np.diff(numbers, axis=0) if len(numbers) > 1 else np.zeros_like(numbers)
         rows.append(np.concatenate([f(x, axis=0) for x in (numbers, steps) for f in (_mean, _std)]))
@@ -143,8 +148,8 @@ KINDS: dict[str, Callable[[list[Clip], Path, int], np.ndarray]] = {
 }
 
 
-def _wave(clip: Clip, front_end: FrontEnd) -> torch.Tensor:
-    return torch.from_numpy(load(clip.path, front_end.config.sample_rate).samples)
+def _wave(path: Source, front_end: FrontEnd) -> torch.Tensor:
+    return torch.from_numpy(load(path, front_end.config.sample_rate).samples)
 
 
 # ------------------------------------------------------------------ latency
@@ -169,7 +174,8 @@ def latency(segments: int, model: str) -> None:
         nearest = index._segments()
         print(f"opened it: {1000 * (time.perf_counter() - begun):.0f} ms")
         query = random.standard_normal(embedder.size, np.float32)
-        print(f"nearest of a vector: {_median(lambda: list(nearest.near(query, 300))):.1f} ms")
+        scaled = nearest.scale(query[None])[0]
+        print(f"nearest of a vector: {_median(lambda: list(nearest.near(scaled, 300))):.1f} ms")
         wave = (random.standard_normal(5 * embedder.rate).astype(np.float32) * 0.1, embedder.rate)
         print(f"a clip of 5 s, its vector: {_median(lambda: embedder.clip(wave)):.0f} ms")
         print(f"a clip of 5 s, the search: {_median(lambda: index.search(wave)):.0f} ms")

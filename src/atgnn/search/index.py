@@ -346,7 +346,9 @@ class Index:
         own = self._own(source)
         seconds, hop = self.settings.segment_s, self.settings.hop_s
         found: list[Match] = []
-        for entry, number, similarity in self._segments().near(query, 20 * top + 100):
+        segments = self._segments()
+        near = segments.near(segments.scale(query[None])[0], 20 * top + 100)
+        for entry, number, similarity in near:
             begin = number * hop
             match = Match(entry.path, begin, min(begin + seconds, entry.duration), similarity)
             until = np.inf if end is None else end
@@ -404,6 +406,7 @@ class Index:
             raise AudioError(f"the recording ends before the box begins, at {box.start:g} s")
         columns = min(self._columns, self._places.columns(sound))
         nodes = vectors.values[0, self.embedder.size :].reshape(self._grid)[:, :columns]
+        nodes = self._nodes().scale(nodes)
         inside = nodes_inside(self._places, columns, box, begin)
         return label_node(nodes, inside), int(inside.sum())
 
@@ -412,7 +415,8 @@ class Index:
         grid, every = self._grid, self.settings.every
         cells = grid[0] * grid[1]
         windows: dict[Entry, set[int]] = {}
-        for entry, number, _ in self._nodes().near(seed * SCALE, NODES_ASKED):
+        near = self._nodes()
+        for entry, number, _ in near.near(seed * SCALE, NODES_ASKED):
             windows.setdefault(entry, set()).add(number // cells)
         for entry, numbers in windows.items():
             nodes = np.frombuffer(next(self._store.nodes(entry.id)), np.int8)
@@ -422,7 +426,7 @@ class Index:
                 end = min(begin + self.settings.segment_s, entry.duration)
                 sound = round((end - begin) * self.embedder.rate)
                 columns = min(grid[1], self._places.columns(sound))
-                likeness = nodes[number, :, :columns].astype(np.float32) @ seed / SCALE
+                likeness = near.scale(nodes[number, :, :columns] / np.float32(SCALE)) @ seed
                 region = nearest_region(likeness, k, self._places, begin, end)
                 box = region.box
                 yield (
@@ -458,12 +462,16 @@ class Index:
 
 
 class _Nearest:
-    """What FAISS finds among all vectors of one kind, and whose they are."""
+    """What FAISS finds among all vectors of one kind, and whose they are.
+
+    `scale` brings what is asked for to the scale of the vectors.
+    """
 
     def __init__(
         self, vectors: Any, scale: _Scale, entries: list[Entry], counts: list[int]
     ) -> None:
-        self._vectors, self._scale, self._entries = vectors, scale, entries
+        self.scale = scale
+        self._vectors, self._entries = vectors, entries
         self._ends = np.cumsum(counts)
 
     @classmethod
@@ -474,9 +482,10 @@ class _Nearest:
         if not entries:
             raise SearchError(f"nothing is in {index.folder}: `atgnn index` puts recordings there")
         path = index.folder / f"{kind}-{store.generation}.faiss"
-        scale = _Scale.of(store.vectors(width), width) if exact else _Scale()
-        if not path.is_file():
-            _make(faiss, path, _parts(store, scale, width, exact), width, exact)
+        scale = _Scale.read(path) if path.is_file() else None
+        if scale is None:
+            scale = _Scale.of(_parts(store, width, exact), width)
+            _make(faiss, path, map(scale, _parts(store, width, exact)), scale, exact)
         cells, every = int(np.prod(index._grid[:2])), index.settings.every
         counts = [e.windows if exact else -(-e.windows // every) * cells for e in entries]
         vectors = faiss.read_index(str(path))
@@ -486,9 +495,12 @@ class _Nearest:
         return cls(vectors, scale, entries, counts)
 
     def near(self, query: np.ndarray, count: int) -> Iterator[tuple[Entry, int, float]]:
-        """The nearest, best first: whose vector it is, its number there, and the likeness."""
+        """The nearest, best first: whose vector it is, its number there, and the likeness.
+
+        `query` (D,) is on the scale.
+        """
         count = min(count, self._vectors.ntotal)
-        likeness, places = self._vectors.search(self._scale(query[None]), count)
+        likeness, places = self._vectors.search(query[None], count)
         owners = np.searchsorted(self._ends, places[0], side="right")
         for owner, place, value in zip(owners, places[0], likeness[0], strict=True):
             before = 0 if owner == 0 else self._ends[owner - 1]
@@ -497,23 +509,27 @@ class _Nearest:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Brings vectors to one scale before their cosine is taken, where there is one."""
+    """Brings vectors (..., D) to one scale, and length one, before their cosine is taken.
 
-    mean: np.ndarray | None = None  # float32 (D,)
-    spread: np.ndarray | None = None  # float32 (D,)
+    What all sounds have in common tells none from another: the mean is taken off, and every number
+    is divided by its deviation. Vectors of zeros alone pad short segments, and stay so.
+    """
+
+    mean: np.ndarray  # float32 (D,)
+    spread: np.ndarray  # float32 (D,)
 
     @classmethod
     def of(cls, parts: Iterable[np.ndarray], width: int) -> _Scale:
-        """That of all vectors in an index: what they have in common tells none from another.
+        """That of all vectors in an index.
 
         Of fewer than `FEWEST` their means would say more of these than of sound: they stay as
         they are, but of length one.
         """
         count, total, squares = 0, np.zeros(width), np.zeros(width)
         for part in parts:
-            wide = part.astype(np.float64)
+            wide = part[part.any(1)].astype(np.float64)
             count, total, squares = (
-                count + len(part),
+                count + len(wide),
                 total + wide.sum(0),
                 squares + (wide**2).sum(0),
             )
@@ -525,26 +541,44 @@ class _Scale:
             mean.astype(np.float32), (spread + 1e-6 + 1e-3 * spread.max()).astype(np.float32)
         )
 
+    @classmethod
+    def read(cls, faiss_file: Path) -> _Scale | None:
+        """That with which a file of FAISS was made; None where it is missing or damaged."""
+        try:
+            mean, spread = np.load(_beside(faiss_file), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return cls(mean, spread)
+
+    def write(self, faiss_file: Path) -> None:
+        """Beside a file of FAISS."""
+        with replacing(_beside(faiss_file)) as scratch, scratch.open("wb") as file:
+            np.save(file, np.stack([self.mean, self.spread]))
+
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """float32 (N, D), of length one where there is a scale."""
-        if self.mean is None or self.spread is None:
-            return np.ascontiguousarray(rows, np.float32)
-        scaled = (rows - self.mean) / self.spread
-        lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+        """float32 (..., D), each of length one, or zero."""
+        scaled = (rows - self.mean) / self.spread * rows.any(-1, keepdims=True)
+        lengths = np.linalg.norm(scaled, axis=-1, keepdims=True)
         return np.ascontiguousarray(scaled / np.maximum(lengths, 1e-12), np.float32)
 
 
-def _parts(store: Store, scale: _Scale, width: int, exact: bool) -> Iterator[np.ndarray]:
-    """float32 (n, D) of every recording, as they go into FAISS."""
+def _beside(faiss_file: Path) -> Path:
+    """Where the scale of a file of FAISS is kept."""
+    return faiss_file.with_suffix(".npy")
+
+
+def _parts(store: Store, width: int, exact: bool) -> Iterator[np.ndarray]:
+    """float32 (n, D) of every recording."""
     if exact:
-        yield from map(scale, store.vectors(width))
+        yield from store.vectors(width)
     else:
         for data in store.nodes():
-            yield np.frombuffer(data, np.int8).reshape(-1, width).astype(np.float32)
+            yield np.frombuffer(data, np.int8).reshape(-1, width) / np.float32(SCALE)
 
 
-def _make(faiss: Any, path: Path, parts: Iterable[np.ndarray], width: int, exact: bool) -> None:
-    """Write a file of FAISS with these vectors, in place of those of earlier states."""
+def _make(faiss: Any, path: Path, parts: Iterable[np.ndarray], scale: _Scale, exact: bool) -> None:
+    """Write a file of FAISS with vectors on a scale, in place of those of earlier states."""
+    width = len(scale.mean)
     if exact:
         vectors = faiss.IndexFlatIP(width)
     else:
@@ -552,11 +586,12 @@ def _make(faiss: Any, path: Path, parts: Iterable[np.ndarray], width: int, exact
         vectors = faiss.IndexScalarQuantizer(width, kind, faiss.METRIC_INNER_PRODUCT)
     for part in parts:
         if len(part):
-            vectors.add(part)
+            vectors.add(part if exact else np.round(part * np.float32(SCALE)))
+    scale.write(path)
     with replacing(path) as scratch:
         faiss.write_index(vectors, str(scratch))
-    for old in path.parent.glob(f"{path.name.split('-')[0]}-*.faiss"):
-        if old != path:
+    for old in path.parent.glob(f"{path.name.split('-')[0]}-*"):
+        if old.stem != path.stem:
             old.unlink(missing_ok=True)
 
 
