@@ -102,6 +102,23 @@ def test_bad_plans_are_one_line(recipe, models, more, words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("front_ends", ["recipe", "own"])
+def test_a_waveform_does_without_what_changes_mel_bins(recipe, front_ends, tmp_path):
+    changes = ["augment.noise=0.3", "augment.masks=1", "augment.frequency_mask=8"]
+    models = ("mini", "audio-transformer")
+    plan = make_plan(recipe, models, settings=[f"mini:{SMALL}", *changes], front_ends=front_ends)
+    first, second = (plan.recipe_of(entry, 1) for entry in plan.entries)
+    assert (first.augment.noise, first.augment.frequency_mask) == (0.3, 8)
+    assert (second.augment.noise, second.augment.frequency_mask) == (0, 0)
+    assert second.augment.crop_seconds == first.augment.crop_seconds
+    write_standings(read_standings(plan, tmp_path), tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["waveforms"] == ["audio-transformer"]
+    assert found["left_out"] == ["frequency_mask", "noise"]
+    said = "the waveform for audio-transformer, without the recipe's frequency_mask, noise"
+    assert said in (tmp_path / "report.md").read_text().replace("\\", "")
+
+
 def test_models_differ_in_what_is_set_for_them_alone(recipe):
     plan = planned(
         recipe, "a=mini", "b=mini", settings=["optim.epochs=5", "b:optim.learning_rate=0.1"],

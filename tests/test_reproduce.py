@@ -1,8 +1,10 @@
 """`atgnn reproduce`: the paper's figures beside ours, and never a number that was not measured."""
 
+import itertools
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from helpers import sound, tiny_checkpoint, write
@@ -20,6 +22,7 @@ from atgnn.data.store import PackedWaveforms
 from atgnn.errors import ConfigError
 from atgnn.evaluate import choose_clips, evaluate
 from atgnn.networks import network_names, preset_cost
+from atgnn.training.recipe import load_recipe
 
 FAST = ("table1", "table3")  # AST of Table II needs an extra, and takes a while to count
 
@@ -92,6 +95,20 @@ def test_systems_that_hear_another_rate_need_their_own_packed_folder():
     assert "--rate 32000 --out DIR/audioset20k-32k" in prepare
     assert "--clips DIR/audioset20k-32k" in train
     assert "--set front_end='{preset: own}'" in train
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_what_is_to_be_pasted_fits_the_recipe(name):
+    """The waveform of Audio Transformers has no mel bins for the recipe's masks."""
+    table = TABLES[name]
+    commands = module._Where(name, SETS[table.data], None, None, None)
+    for line in table.lines:
+        train = shlex.split(list(commands.commands(line, Path("DIR"), False))[-2])
+        changes = [word for before, word in itertools.pairwise(train) if before == "--set"]
+        recipe = load_recipe(train[2], ["data.clips=DIR", *changes])
+        assert recipe.model_config_for(3).num_labels == 3
+        masked = recipe.augment.frequency_mask > 0
+        assert masked == (line.preset != "audio-transformer")
 
 
 @pytest.fixture(scope="module")

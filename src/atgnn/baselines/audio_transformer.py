@@ -40,7 +40,7 @@ class AudioTransformerConfig(BaselineConfig):
 
     kind: Literal["audio-transformer"] = "audio-transformer"
     front_end: ClassVar[str] = "waveform"
-    n_mels: Literal[1] = Field(1, description="a waveform has one value at a time")
+    n_mels: int = Field(1, description="a waveform has one value at a time")
     patch: int = Field(400, ge=1, description="samples: 25 ms at 16 kHz")
     window: int = Field(40, ge=1, description="patches that attend to one another: 1 s")
     encoder: int = Field(2048, ge=1, description="neurons of the learned front end (open)")
@@ -55,6 +55,10 @@ class AudioTransformerConfig(BaselineConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "AudioTransformerConfig":
+        if self.n_mels != 1:
+            raise ValueError(
+                f"it hears the waveform, not {self.n_mels} mel bins: set front_end={{preset: own}}"
+            )
         if self.width % (2 * self.heads):
             raise ValueError("width must be a multiple of twice the heads")
         if any(number >= self.layers for number in self.pool_after):

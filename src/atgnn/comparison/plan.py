@@ -55,6 +55,7 @@ class Plan(Settings):
         """
         changes = [
             *(["front_end={preset: own}"] if self.own_front_end(entry) else []),
+            *self.left_out(entry),
             f"model={{preset: {entry.preset}}}",
             f"seed={seed}",
             "scale.devices=1",
@@ -64,7 +65,16 @@ class Plan(Settings):
 
     def own_front_end(self, entry: Entry) -> bool:
         """Whether a model hears through its own front end: all do, or it wants the waveform."""
-        return self.front_ends == "own" or own_front_end(entry.preset).kind == "waveform"
+        return self.front_ends == "own" or self.hears_waveform(entry)
+
+    def hears_waveform(self, entry: Entry) -> bool:
+        """Whether a model hears the waveform, and no mel bins."""
+        return own_front_end(entry.preset).kind == "waveform"
+
+    def left_out(self, entry: Entry) -> tuple[str, ...]:
+        """Settings that switch the recipe's changes of mel bins off, for a model without any."""
+        names = self.recipe.augment.spectral if self.hears_waveform(entry) else ()
+        return tuple(f"augment.{name}=0" for name in names)
 
     def jobs(self) -> list["Job"]:
         """All runs: the first seed of every model first, so that a whole row is there early."""

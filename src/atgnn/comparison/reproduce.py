@@ -28,11 +28,12 @@ from atgnn.errors import AtgnnError, ConfigError, MissingExtraError
 from atgnn.evaluate import choose_clips, evaluate_table
 from atgnn.evaluate.pages import Page, Table
 from atgnn.files import content_digest
-from atgnn.frontend import FrontEnd
+from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.metrics.resampling import jsonable
 from atgnn.networks import build, network_preset, own_front_end, preset_cost
 from atgnn.scoring import ScoreTable
 from atgnn.tagger import Tagger, choose_device
+from atgnn.training.recipe import load_recipe
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -240,10 +241,16 @@ class _Where:
                 f"atgnn train {self.dataset.recipe} --clips {shlex.quote(str(packed))} "
                 f"--set model='{{preset: {line.preset}{changes}}}' "
                 + ("--set front_end='{preset: own}' " if own else "")
+                + "".join(f"--set augment.{name}=0 " for name in self._left_out(front_end))
                 + f"--out {out}"
             )
         runs = "" if self.runs is None else f" --runs {shlex.quote(str(self.runs))}"
         yield f"atgnn reproduce {self.name} --data {shlex.quote(str(self.folder))}{runs}"
+
+    def _left_out(self, front_end: FrontEndConfig) -> tuple[str, ...]:
+        """What of the recipe's augmentation needs mel bins, for a system without any."""
+        recipe = load_recipe(self.dataset.recipe, ["data.clips=DIR"])
+        return recipe.augment.spectral if front_end.kind == "waveform" else ()
 
 
 # ---------------------------------------------------------------------------- shown

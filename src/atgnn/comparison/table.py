@@ -69,8 +69,9 @@ class Standings:
     Attributes:
         subject: recipe and rows.
         fixed: whether all seeds are judged on the same rows.
-        front_ends, minutes, seeds: the terms, as in `Plan`; `exceptions` are models that do not
-            hear through the recipe's front end, as they want the waveform.
+        front_ends, minutes, seeds: the terms, as in `Plan`; `waveforms` are models that want the
+            waveform, which they get whatever the recipe's front end; `left_out` what of its
+            augmentation they do without.
         devices: what computed the runs; several mean that times do not compare.
         timing: machine, threads and seconds of the inference times; empty where there are none.
     """
@@ -85,7 +86,8 @@ class Standings:
     frames: int = 0
     devices: tuple[str, ...] = ()
     timing: dict[str, Any] = field(default_factory=dict)
-    exceptions: tuple[str, ...] = ()
+    waveforms: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -123,9 +125,8 @@ def read_standings(plan: Plan, out: Path) -> Standings:
         max((one.frames for one in done), default=0),
         tuple(sorted({one.device for one in done})),
         timing,
-        ()
-        if plan.front_ends == "own"
-        else tuple(entry.name for entry in plan.entries if plan.own_front_end(entry)),
+        tuple(entry.name for entry in plan.entries if plan.hears_waveform(entry)),
+        recipe.augment.spectral,
     )
 
 

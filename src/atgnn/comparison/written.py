@@ -117,7 +117,9 @@ def _units(found: Standings) -> str:
 
 def _notes(found: Standings) -> Iterator[str]:
     own = "each model's own" if found.front_ends == "own" else "the recipe's for all"
-    more = f"; the waveform for {', '.join(found.exceptions)}" if found.exceptions else ""
+    more = f"; the waveform for {', '.join(found.waveforms)}" if found.waveforms else ""
+    if found.waveforms and found.left_out:
+        more += f", without the recipe's {', '.join(found.left_out)}"
     yield f"front end: {own}{more}"
     if found.minutes is not None:
         yield (

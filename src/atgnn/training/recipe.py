@@ -106,6 +106,13 @@ class AugmentSettings(_Settings):
             raise ValueError("fill needs crop_seconds, the length that clips are filled up to")
         return self
 
+    @property
+    def spectral(self) -> tuple[str, ...]:
+        """Settings in use that change mel bins, which a waveform does not have."""
+        names = ["frequency_mask"] if self.masks else []
+        names += ["frequency_shift", "stretch", "equalise_db", "noise", "band_limit"]
+        return tuple(name for name in names if getattr(self, name))
+
 
 class OptimSettings(_Settings):
     """Optimiser and schedule. Defaults are the paper's for FSD50K."""
@@ -347,10 +354,7 @@ class Recipe(_Settings):
         """Changes to log-mel spectrograms are refused where there is none."""
         if self.front_end_config().kind != "waveform":
             return
-        augment = self.augment
-        names = ["frequency_mask"] if augment.masks else []
-        names += ["frequency_shift", "stretch", "equalise_db", "noise", "band_limit"]
-        if used := [name for name in names if getattr(augment, name)]:
+        if used := self.augment.spectral:
             raise ConfigError(
                 f"a waveform has no mel bins for augment.{', augment.'.join(used)}: add "
                 + " ".join(f"--set augment.{name}=0" for name in used)
