@@ -2,7 +2,8 @@
 
     python docs/figures.py [--model MODEL] [--out docs/figures]
 
-`model.svg`: Fig. 1 of the paper, read off the modules of pyr-s. `neighbours.png`: one node and its
+`model.svg`: Fig. 1 of the paper, read off the modules of pyr-s, and `blocks.svg`: what is in its
+blocks. `neighbours.png`: one node and its
 nearest neighbours in each stage, on a sound made here. `labels.svg`: the label adjacency.
 `position.png`: the two geometries of relative position.
 """
@@ -20,6 +21,7 @@ import torch
 from matplotlib.axes import Axes
 from picture import recorded
 from PIL import Image
+from torch import nn
 
 from atgnn.checkpoint import Checkpoint
 from atgnn.graph import grid_position, legacy_table
@@ -105,6 +107,102 @@ def layout(config: ModelConfig, frames: int, out: Path) -> None:
     axis.set_xlim(-1.5, x + 3.4)
     axis.set_ylim(middle - 1.3, top + 1.1)
     save(figure, out)
+
+
+def blocks(config: ModelConfig, out: Path) -> None:
+    """What Fig. 1 calls PGN, PLG and LLG, on a grid: steps and widths from the last stage."""
+    model = empty_model(config)
+    patch, label = model.encoder.stages[-1].blocks[-1], model.label_branch.levels[-1].blocks[-1]
+    figure, axes = plt.subplots(1, 3, figsize=(11.5, 5.2), width_ratios=(1.25, 1, 1))
+    for axis in axes:
+        axis.set_axis_off()
+    patch_graph(axes[0], config)
+    names = f"stage {len(config.channels)} of the figure above"
+    chain(axes[1], f"patch block (PGN), {names}", patch_steps(patch), PATCH)
+    chain(axes[2], "label block: PLG, then LLG", label_steps(label), LABEL)
+    figure.subplots_adjust(left=0.01, right=0.99, wspace=0.03)
+    save(figure, out)
+
+
+def patch_steps(block: nn.Module) -> list[str]:
+    """A patch block as lines: linear maps by their weights, choices by their fields."""
+    graph, ffn = block.grapher, block.ffn
+    width = graph.fc1.linear.in_features
+    return [
+        f"patch nodes x\nC = {width}",
+        f"$W_{{in}}$: {_shape(graph.fc1)}",
+        f"k = {graph.k} neighbours: of the {graph.k * graph.dilation} nearest\n"
+        f"one in {graph.dilation}",
+        "$m_i = \\max_j (x_j - x_i)$",
+        f"$W_{{update}}$ of [x, m]: {_update(graph.update)}",
+        f"GELU, $W_{{out}}$: {_shape(graph.fc2)}\n+ x",
+        f"feed-forward: {_shape(ffn.fc1)}, {_shape(ffn.fc2)}\n+ x",
+    ]
+
+
+def label_steps(block: nn.Module) -> list[str]:
+    """A label block as lines."""
+    plg, count = block.plg, len(block.llg.adjacency)
+    width = plg.update.bias.numel()
+    steps = [
+        f"label nodes l, patches x\nS = {count}, C = {width}",
+        f"k = {plg.k} neighbours: the nearest patches",
+        "$m_s = \\max_j (l_s - x_j)$",
+        f"$W_{{update}}$ of [l, m]: {_update(plg.update)}\nGELU, + l",
+    ]
+    if hasattr(plg, "ffn"):
+        steps.append(f"feed-forward: {_shape(plg.ffn.fc1)}, {_shape(plg.ffn.fc2)}\n+ l")
+    return [*steps, f"A l, A learned: {count} x {count}\n+ l"]
+
+
+def _shape(pair: nn.Module) -> str:
+    linear = pair.linear
+    return f"{linear.in_features} to {linear.out_features}"
+
+
+def _update(update: nn.Module) -> str:
+    groups, outputs, inputs = update.weight.shape
+    return f"{groups * inputs} to {groups * outputs}, {groups} groups"
+
+
+def chain(axis: Axes, title: str, steps: list[str], colour: str) -> None:
+    """Boxes from top to bottom."""
+    gap = 1.75
+    axis.set_title(title, fontsize=8)
+    for number, text in enumerate(steps):
+        y = -number * gap
+        box(axis, 0, y, text, colour, 5.4)
+        if number:
+            arrow(axis, (0, y + gap - 0.65), (0, y + 0.65))
+    axis.set_xlim(-3.2, 3.2)
+    axis.set_ylim(-6 * gap - 1.0, 1.0)
+
+
+def patch_graph(axis: Axes, config: ModelConfig) -> None:
+    """Nodes on a grid of frequency and time, and the k neighbours of one, by likeness alone.
+
+    The grid is the last stage's, what a node is like is made up: two sounds in noise.
+    """
+    rows, columns = config.grid(config.nominal_frames, len(config.channels) - 1)
+    columns = min(columns, 16)
+    random = np.random.default_rng(3)
+    like = random.normal(0, 0.35, (rows, columns, 2))
+    shown = [(1, t) for t in range(2, 7)] + [(2, t) for t in range(9, 14)]
+    for row, column in shown:
+        like[row % rows, column % columns] += (3.0, 0.5)
+    at = (1 % rows, 4 % columns)
+    distance = ((like - like[at]) ** 2).sum(-1)
+    near = np.argsort(distance, axis=None)[: config.k]
+    axis.imshow(like[..., 0], origin="lower", cmap="Blues", aspect=1.6, alpha=0.75, zorder=0)
+    for index in near:
+        row, column = divmod(int(index), columns)
+        axis.plot([at[1], column], [at[0], row], color=INK, lw=0.9, zorder=1)
+    y, x = np.mgrid[:rows, :columns]
+    axis.scatter(x, y, s=14, color="white", edgecolors=INK, linewidths=0.6, zorder=2)
+    axis.scatter(at[1], at[0], s=46, color="#d1495b", edgecolors="white", zorder=3)
+    axis.set_title(f"patch graph: one node and the {config.k} most like it", fontsize=8)
+    axis.text((columns - 1) / 2, -1.0, "time", ha="center", fontsize=7)
+    axis.text(-1.0, (rows - 1) / 2, "frequency", va="center", rotation=90, fontsize=7)
 
 
 # ---------------------------------------------------------------- neighbours
@@ -216,6 +314,7 @@ def main() -> None:
     checkpoint = Checkpoint.from_pretrained(**model)
     config = preset("pyr-s", num_labels=200)
     layout(config, 1024, args.out / "model.svg")
+    blocks(config, args.out / "blocks.svg")
     neighbours(checkpoint, args.out / "neighbours.png")
     labels(checkpoint, args.out / "labels.svg")
     positions(

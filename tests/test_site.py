@@ -78,12 +78,16 @@ def test_figures_are_drawn_by_the_modules(tmp_path, monkeypatch):
 
     checkpoint = tiny_checkpoint()
     figures.layout(preset("mini", num_labels=7), 256, tmp_path / "model.svg")
+    figures.blocks(preset("mini", num_labels=7), tmp_path / "blocks.svg")
     figures.neighbours(checkpoint, tmp_path / "neighbours.png")
     figures.labels(checkpoint, tmp_path / "labels.svg")
     figures.positions(8, 16, 2, 16, tmp_path / "position.png")
     drawn = (tmp_path / "model.svg").read_text()
     assert "16 x 32, C = 48" in drawn  # 128 bins and 256 frames, eight to a node
     assert "3 x PatchBlock" in drawn
+    steps = (tmp_path / "blocks.svg").read_text()
+    assert "192 to 768, 768 to 192" in steps  # the last stage's feed-forward network
+    assert "7 x 7" in steps  # the label adjacency
     assert "Siren" in (tmp_path / "labels.svg").read_text()
     assert (tmp_path / "neighbours.png").read_bytes()[1:4] == b"PNG"
     assert (tmp_path / "position.png").stat().st_size > 1000
