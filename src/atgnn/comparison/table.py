@@ -105,8 +105,11 @@ def read_standings(plan: Plan, out: Path) -> Standings:
             found[job.entry.name].append(result)
     timing = _timing(out)
     times = timing.get("milliseconds", {})
+    begun = {job.entry.name for job in plan.jobs() if places.run(job).is_dir()}
     rows = [
         _row(entry.name, entry.preset, found[entry.name], times.get(entry.name, math.nan))
+        if found[entry.name]
+        else Row(entry.name, entry.preset, entry.settings, 0, (_not_yet(entry.name in begun),))
         for entry in plan.entries
     ]
     done = [one for results in found.values() for one in results if one.done]
@@ -141,9 +144,9 @@ def _timing(out: Path) -> dict[str, Any]:
 def _row(name: str, preset: str, results: Sequence[Result], inference_ms: float) -> Row:
     done = [one for one in results if one.done]
     problems = tuple(f"seed {one.seed}: {_named(one)}" for one in results if not one.done)
-    settings = results[0].settings if results else ()
+    settings = results[0].settings
     if not done:
-        return Row(name, preset, settings, 0, problems or ("not run",))
+        return Row(name, preset, settings, 0, problems)
 
     def mean(take: Callable[[Result], float]) -> float:
         return statistics.fmean(map(take, done))
@@ -163,6 +166,10 @@ def _row(name: str, preset: str, results: Sequence[Result], inference_ms: float)
         inference_ms,
         max(one.peak_mb for one in done),
     )
+
+
+def _not_yet(begun: bool) -> str:
+    return "begun, the same command goes on" if begun else "not run"
 
 
 def _named(result: Result) -> str:
