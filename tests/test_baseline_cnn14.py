@@ -13,6 +13,7 @@ from atgnn.cli import app
 from atgnn.errors import CheckpointError, ConfigError
 from atgnn.frontend import FRONT_ENDS, FrontEnd
 from atgnn.networks import empty_network, network_preset, own_front_end, preset_cost
+from atgnn.tagger import Tagger
 
 CHANNELS = (4, 8, 8, 16, 16, 32)
 SMALL = CNN14Config(channels=CHANNELS, hidden=24, num_labels=5)
@@ -239,3 +240,66 @@ def test_a_run_starts_from_a_published_file(tmp_path):
     )
     assert result.exit_code == 2
     assert "can start no network of kind efficientnet-lite" in " ".join(result.output.split())
+    other = "front_end={preset: cnn14, f_max: 15000}"
+    result = CliRunner().invoke(
+        app, [*arguments, "--set", other, "--out", str(tmp_path / "another")]
+    )
+    assert result.exit_code == 2
+    assert "learned from another front end: add" in " ".join(result.output.split())
+
+
+# ---------------------------------------------------------------------- as a checkpoint
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A file of the published layout, of a small network in the place of the large one."""
+    small = SMALL.replace(num_labels=200)
+    for name in ("cnn14", "cnn14-16k"):
+        monkeypatch.setitem(CNN14_PRESETS, name, small)
+    path = tmp_path / "Cnn14_mAP=0.431.pth"
+    torch.save({"model": published_state(classes=527)}, path)
+    return path
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_a_published_file_tags(published, tmp_path):
+    out = tmp_path / "m"
+    code, shown = run("convert", published, "--preset", "cnn14", "--out", out)
+    assert code == 0, shown
+    assert "527 labels, 64 mel bins" in shown
+    tagger = Tagger.from_pretrained(out, device="cpu")
+    wave = noise(48_000)
+    scores = tagger.scores((wave.numpy(), 32_000))
+    expected = published_forward(published_state(classes=527), wave[None])[0].sigmoid()
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-3)
+    assert tagger.labels[0] == "Speech"
+    assert "published weights of Cnn14_mAP=0.431.pth" in (out / "README.md").read_text()
+    code, shown = run("convert", published, "--preset", "cnn14", "--out", out)
+    assert (code, "exists" in shown) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--preset", "cnn14-16k"], "learned from the front end of cnn14: give --preset cnn14"),
+        (["--preset", "cnn14", "--labels", "fsd50k"], "has nothing for classifier.weight"),
+        (["--preset", "mini"], "mini has no published weights to convert: choose from"),
+        (["--preset", "cnn15"], "unknown preset 'cnn15'"),
+    ],
+)
+def test_a_published_file_that_does_not_fit_is_one_line(published, tmp_path, options, words):
+    code, shown = run("convert", published, *options, "--out", tmp_path / "m")
+    assert code == 2
+    assert words in shown
+    assert not (tmp_path / "m").exists()
+
+
+def test_no_such_file(tmp_path):
+    code, shown = run("convert", tmp_path / "no.pth", "--preset", "cnn14", "--out", tmp_path / "m")
+    assert code == 2
+    assert "no published weights of cnn14 at" in shown

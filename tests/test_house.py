@@ -17,7 +17,7 @@ FLOORS = [
     {"baselines", "trained_on"},
     {"networks"},
     {"checkpoint"},
-    {"encoder", "packs"},
+    {"convert", "encoder", "packs"},
     {"tagger", "doctor"},
     {"embeddings", "events", "explain", "formats", "learn", "scoring"},
     {"archive", "export", "hear_api", "hf", "others", "review", "search"},

@@ -21,7 +21,7 @@ from atgnn.baselines.audio_transformer import (
 )
 from atgnn.baselines.base import Baseline, BaselineConfig
 from atgnn.baselines.cnn14 import CNN14, CNN14_PRESETS, CNN14Config
-from atgnn.baselines.cnn14_weights import load_cnn14
+from atgnn.baselines.cnn14_weights import cnn14_front_end, load_cnn14
 from atgnn.baselines.fsd50k_vgg import FSD50K_VGG_PRESETS, FSD50KVGG, FSD50KVGGConfig
 from atgnn.baselines.imagenet import load_imagenet
 from atgnn.baselines.psla import PSLA, PSLA_PRESETS, PSLAConfig, load_psla
@@ -35,7 +35,7 @@ from atgnn.model.beside import LabelsBeside
 from atgnn.model.config import LayoutConfig
 from atgnn.model.empty import without_values
 from atgnn.model.inference import InferenceModel
-from atgnn.model.weights import load_published
+from atgnn.model.weights import WeightsReport, load_published
 
 __all__ = [
     "KINDS",
@@ -55,6 +55,7 @@ __all__ = [
     "own_frames",
     "own_front_end",
     "preset_cost",
+    "published_front_end",
     "preset_costs",
 ]
 
@@ -75,9 +76,11 @@ class Kind(NamedTuple):
     #: What an `init` of this name fills the network with: a report, and a line for its card.
     starts: Mapping[str, Callable[[Any], tuple[str, str]]] = {}
     #: Fills a network, in place, from published weights; the result's text is a report.
-    load: Callable[[Any, Path], object] | None = None
+    load: Callable[[Any, Path], WeightsReport] | None = None
     #: Whether a path that there is can be given to `load`.
     loads: Callable[[Path], bool] = Path.is_file
+    #: The front end that published weights say they learned from, by name, where they do.
+    hears: Callable[[Path], str | None] | None = None
     #: Front ends of presets that hear something else than `config.front_end`.
     front_ends: Mapping[str, str] = {}
 
@@ -181,6 +184,7 @@ KINDS: dict[str, Kind] = {
         "panns",
         "PANNs' CNN14 for audio tagging.",
         load=load_cnn14,
+        hears=cnn14_front_end,
         front_ends={"cnn14-16k": "cnn14-16k"},
     ),
     "fsd50k-vgg": _baseline(
@@ -246,6 +250,11 @@ def _kind_with(name: str) -> Kind:
             f"{did_you_mean(name, _OF_PRESET)}"
         )
     return _OF_PRESET[name]
+
+
+def published_front_end(kind: Kind, weights: Path) -> str | None:
+    """The name of the front end that published weights say they learned from; None: nothing."""
+    return None if kind.hears is None else kind.hears(weights)
 
 
 def check_front_end(front_end: FrontEndConfig, config: LayoutConfig) -> None:

@@ -13,7 +13,7 @@ from atgnn.frontend import FRONT_ENDS
 from atgnn.frontend.filters import mel_filters
 from atgnn.model.weights import Source, WeightsReport, read_state
 
-__all__ = ["load_cnn14"]
+__all__ = ["cnn14_front_end", "load_cnn14"]
 
 #: What the published network computes its input with. Our front end does, and stores nothing.
 STFT = (
@@ -49,16 +49,28 @@ def _pieces(state: Mapping[str, Tensor]) -> Iterator[Piece]:
         if key in STFT:
             yield Piece(key, "", value, "computed by the front end")
         elif key == FILTERS:
-            yield Piece(key, "", value, f"mel filters of {_front_end(value)}")
+            name = _front_end(value)
+            note = f"mel filters of front end {name or 'unknown to us'}"
+            yield Piece(key, "", value, note)
         else:
             target = re.sub(r"^conv_block(\d+)", lambda m: f"blocks.{int(m[1]) - 1}", key)
             yield Piece(key, HEAD.get(key, target), value)
 
 
-def _front_end(filters: Tensor) -> str:
+def cnn14_front_end(source: Source) -> str | None:
+    """The name of our front end with the mel filters of a file; None where there is none.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    filters = read_state(source).get(FILTERS)
+    return None if filters is None else _front_end(filters)
+
+
+def _front_end(filters: Tensor) -> str | None:
     """Which of our front ends has these filters (K, F)."""
     for name in ("cnn14", "cnn14-16k"):
         ours = mel_filters(FRONT_ENDS[name])
         if ours.shape == filters.shape and torch.allclose(ours, filters.float(), atol=1e-5):
-            return f"front end {name}"
-    return "no front end of ours"
+            return name
+    return None

@@ -13,7 +13,7 @@ from atgnn.cli import prepare, scenes  # noqa: F401
 from atgnn.cli import training, pretraining  # noqa: F401
 from atgnn.cli import learning  # noqa: F401
 from atgnn.cli import scores, others, enhancing, averages, evaluation, comparing, reproducing  # noqa: F401
-from atgnn.cli import searching, exporting  # noqa: F401
+from atgnn.cli import searching, converting, exporting  # noqa: F401
 
 # isort: on
 from atgnn.memory import keep_freed_memory

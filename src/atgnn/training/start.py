@@ -8,10 +8,17 @@ import torch
 from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.encoder import Encoder, is_encoder
 from atgnn.errors import ConfigError
-from atgnn.frontend import FrontEndConfig
+from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.model import ATGNN
 from atgnn.model.transfer import transfer
-from atgnn.networks import KINDS, Network, build, initialise_network, kind_of
+from atgnn.networks import (
+    KINDS,
+    Network,
+    build,
+    initialise_network,
+    kind_of,
+    published_front_end,
+)
 from atgnn.trained_on import Heard
 from atgnn.training.division import Division
 from atgnn.training.recipe import Recipe
@@ -49,7 +56,7 @@ def new_model(recipe: Recipe, division: Division) -> Start:
         return _from_name(recipe.init, model)
     path = Path(recipe.init)
     if path.is_file() or (path.exists() and kind_of(model.config).loads(path)):
-        return _from_published(path, model)
+        return _from_published(recipe, path, model)
     return _from_checkpoint(recipe, division, model)
 
 
@@ -64,13 +71,18 @@ def _from_name(name: str, model: Network) -> Start:
     return Start(model, report, (lineage,))
 
 
-def _from_published(path: Path, model: Network) -> Start:
+def _from_published(recipe: Recipe, path: Path, model: Network) -> Start:
     kind = kind_of(model.config)
     if kind.load is None or not kind.loads(path):
         others = " or ".join(kind.starts) or "nothing"
         raise ConfigError(
             f"init: {path} can start no network of kind {model.config.kind}: name a folder with a "
             f"checkpoint or {others}"
+        )
+    heard = published_front_end(kind, path)
+    if heard is not None and recipe.front_end_config() != FRONT_ENDS[heard]:
+        raise ConfigError(
+            f"{path} learned from another front end: add --set front_end={{preset: {heard}}}"
         )
     report = str(kind.load(model, path))
     return Start(model, report, (f"Initial weights: the published ones of {path.name}.",))
