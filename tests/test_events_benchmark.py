@@ -17,12 +17,12 @@ if not (ROOT / "benchmarks" / "events").is_dir():
     pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.events import hour, quality  # noqa: E402
+from benchmarks.events import hour, measures, quality  # noqa: E402
 
 PLAN = EventSettings(window_s=1.0, hop_s=1.0, on=0.5, ancestors=True)
 
 
-def fold(shift: float) -> quality.Fold:
+def fold(shift: float) -> measures.Fold:
     """Two scenes in which every label is heard for three seconds, and said to be `shift` later."""
     truth, scores = {}, {}
     for scene in ("a", "b"):
@@ -34,7 +34,7 @@ def fold(shift: float) -> quality.Fold:
             (3 * i + 2 + shift, 3 * i + 5 + shift, name) for i, name in enumerate(LABELS)
         ]
     tagger = SimpleNamespace(labels=LABELS, checkpoint=tiny_checkpoint())
-    return quality.Fold(tagger, truth, scores)
+    return measures.Fold(tagger, truth, scores, LABELS)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -42,17 +42,17 @@ def fold(shift: float) -> quality.Fold:
 def test_events_in_their_collars_count(shift, expected):
     pytest.importorskip("sed_scores_eval")
     one = fold(shift)
-    values = quality.f1(one, PLAN)
+    values = measures.f1(one, PLAN)
     assert values["macro_average"] == pytest.approx(expected)
-    assert quality.f1(one, PLAN, onset_collar=0.5, offset_collar=0.5)["Rain"] == 1.0
+    assert measures.f1(one, PLAN, onset_collar=0.5, offset_collar=0.5)["Rain"] == 1.0
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_thresholds_are_those_that_find_most():
     pytest.importorskip("sed_scores_eval")
-    tuned = quality.chosen(fold(0.0), PLAN)
+    tuned = measures.chosen(fold(0.0), PLAN)
     assert set(tuned.on) == set(LABELS)
-    assert quality.f1(fold(0.0), tuned)["macro_average"] == 1.0
+    assert measures.f1(fold(0.0), tuned)["macro_average"] == 1.0
     assert quality.after(5) == 1
 
 
