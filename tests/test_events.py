@@ -71,7 +71,7 @@ def test_a_stretch_is_the_mean_of_the_windows_that_hold_it(tagger, window, hop, 
     while starts[-1] + window < duration - 1e-9:
         starts.append(len(starts) * hop)
     seconds = [min(window, duration - start) for start in starts]
-    rows = np.random.default_rng(0).random((len(starts), 3))
+    rows = np.random.default_rng(0).random((len(starts), len(LABELS)))
     scores = Scores(None, rows, np.array(seconds), np.array(starts))
     found = curve(scores, tagger.checkpoint, EventSettings(window_s=window, hop_s=hop))
     assert found[0].start == 0

@@ -14,6 +14,7 @@ from atgnn.checkpoint import Checkpoint
 from atgnn.data.strong import StrongLabel, moment_targets, read_strong
 from atgnn.errors import ClipsError, ConfigError
 from atgnn.events import EventSettings, Listening, MomentCurve, Stream, curve, detect, timelines
+from atgnn.events.rows import Layout
 from atgnn.events.settings import places_of
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.labels import Ontology, Vocabulary
@@ -318,7 +319,7 @@ def test_stretches_follow_one_another(tagger, seconds, hop):
 
 def test_overlapping_windows_share_their_overlap(tagger):
     places = places_of(tagger.checkpoint)
-    made = MomentCurve(places, 1)
+    made = MomentCurve(places, Layout(1, 14))
     rows = [np.concatenate([[[9.0]], np.full((14, 1), number)]) for number in (1.0, 2.0)]
     found = made.add(0.0, 2.0, rows[0].ravel()) + made.add(1.6, 1.0, rows[1].ravel())
     found += made.finish()

@@ -33,7 +33,7 @@ FormatOption = Annotated[
 ]
 
 #: Parameters that say nothing without ``--events``.
-EVENT_OPTIONS = ("window", "hop", "on", "off", "gap", "shortest")
+EVENT_OPTIONS = ("reading", "window", "hop", "on", "off", "gap", "shortest", "bands")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ class EventOptions:
         bool,
         typer.Option("--events", rich_help_panel=PANEL, help="When each sound begins and ends."),
     ] = False
+    reading: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PANEL,
+            help="windows: a score for each; moments: of models trained for it. "
+            "[moments where the model can]",
+        ),
+    ] = None
     window: Annotated[
         float | None,
         typer.Option(rich_help_panel=PANEL, metavar="S", help="Seconds heard at a time."),
@@ -78,6 +86,12 @@ class EventOptions:
         float | None,
         typer.Option(rich_help_panel=PANEL, metavar="S", help="Shorter events are left out."),
     ] = None
+    bands: Annotated[
+        bool,
+        typer.Option(
+            "--bands", rich_help_panel=PANEL, help="Also the band of frequency of each event."
+        ),
+    ] = False
 
     def settings(self, threshold: float | None, ancestors: bool) -> EventSettings | None:
         """As settings; None without ``--events``. `threshold` is `on` where that is not given."""
@@ -92,6 +106,8 @@ class EventOptions:
             "off": _scores("--off", self.off or []),
             "gap_s": self.gap,
             "shortest_s": self.shortest,
+            "reading": self.reading,
+            "bands": self.bands or None,
         }
         return EventSettings.of(
             ancestors=ancestors,

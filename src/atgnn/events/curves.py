@@ -1,10 +1,11 @@
 """From the scores of windows, in order, to the course of all labels over a recording.
 
-L labels, P moments of a window.
+L labels, F rows of frequency.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from atgnn.checkpoint import Checkpoint
+from atgnn.events.rows import Bands, Layout, layout_of
 from atgnn.events.settings import EventSettings, places_of
 from atgnn.model.geometry import NodePlaces
 from atgnn.tagger import Scores
@@ -21,11 +23,15 @@ __all__ = ["Curve", "MomentCurve", "Stretch", "curve", "curve_of"]
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a recording, from `start` to `end` seconds, and the scores (L,) there."""
+    """A part of a recording, from `start` to `end` seconds, and the scores (L,) there.
+
+    `bands`, where they were asked for, are (L, F) and (F,).
+    """
 
     start: float
     end: float
     scores: np.ndarray
+    bands: Bands | None = None
 
 
 class Curve:
@@ -34,8 +40,9 @@ class Curve:
     Stretches follow one another from the start of the recording to its end.
     """
 
-    def __init__(self, window: float, hop: float) -> None:
-        """A window's length, and the time from one to the next, in seconds."""
+    def __init__(self, window: float, hop: float, layout: Layout) -> None:
+        """A window's length, and the time from one to the next, in seconds; what is in a row."""
+        self._layout = layout
         self._window, self._hop = window, hop
         self._held = max(1, math.floor(window / hop + 1e-6))  # that hold a stretch
         self._rows: deque[np.ndarray] = deque(maxlen=self._held)
@@ -43,7 +50,7 @@ class Curve:
         self._end = 0.0
 
     def add(self, start: float, seconds: float, scores: np.ndarray) -> list[Stretch]:
-        """The next window and its scores (L,); the stretch that ends where it begins."""
+        """The next window and its row; the stretch that ends where it begins."""
         out = []
         if self._starts:
             out.append(self._stretch(self._starts[-1], start))
@@ -74,7 +81,8 @@ class Curve:
         weights[starts < end - self._window - 1e-6] = 0  # windows that end within it
         if not weights.any():
             weights[-1] = 1.0
-        return Stretch(start, end, weights @ np.array(self._rows) / weights.sum())
+        scores, bands = self._layout.split(weights @ np.array(self._rows) / weights.sum())
+        return Stretch(start, end, scores[0], _one(bands, 0))
 
 
 class MomentCurve:
@@ -84,17 +92,14 @@ class MomentCurve:
     on what is around it. Stretches follow one another from the start of the recording to its end.
     """
 
-    def __init__(self, places: NodePlaces, labels: int) -> None:
-        """Where moments lie in a window, and the number of labels."""
-        self._places, self._labels = places, labels
-        self._held: tuple[np.ndarray, np.ndarray] | None = None  # edges of moments, scores
+    def __init__(self, places: NodePlaces, layout: Layout) -> None:
+        """Where moments lie in a window, and what is in a row."""
+        self._places, self._layout = places, layout
+        self._held: tuple[np.ndarray, np.ndarray] | None = None  # edges of moments, row
         self._given = 0.0  # s, up to where stretches have been given
 
     def add(self, start: float, seconds: float, row: np.ndarray) -> list[Stretch]:
-        """The next window and what was read of it; the moments that are certain by now.
-
-        `row` holds the scores of the whole window, then of every moment: ((1 + P) L,).
-        """
+        """The next window and its row; the moments that are certain by now."""
         out: list[Stretch] = []
         if self._held is not None:
             reached = self._held[0][-1]
@@ -102,7 +107,7 @@ class MomentCurve:
         count = self._places.columns(round(seconds * self._places.front_end.sample_rate))
         edges = start + self._places.time_edges(count).clip(0, seconds)
         edges[0], edges[-1] = start, start + seconds
-        self._held = edges, row.reshape(-1, self._labels)[1 : 1 + count]
+        self._held = edges, row
         return out
 
     def finish(self) -> list[Stretch]:
@@ -114,21 +119,27 @@ class MomentCurve:
     def _until(self, end: float) -> list[Stretch]:
         """Moments of the window at hand, from where they were given up to `end`."""
         assert self._held is not None
-        edges, scores = self._held
-        bounds = edges.clip(self._given, end)
+        edges, row = self._held
+        bounds = edges.clip(self._given, end).tolist()
         self._given = end
+        scores, bands = self._layout.split(row)
         return [
-            Stretch(float(begin), float(over), one)
-            for begin, over, one in zip(bounds[:-1], bounds[1:], scores, strict=True)
+            Stretch(begin, over, scores[number], _one(bands, number))
+            for number, (begin, over) in enumerate(itertools.pairwise(bounds))
             if over - begin > 1e-9
         ]
 
 
+def _one(bands: Bands | None, number: int) -> Bands | None:
+    return None if bands is None else Bands(bands.shares[number], bands.levels[number])
+
+
 def curve_of(checkpoint: Checkpoint, settings: EventSettings) -> Curve | MomentCurve:
     """What makes the course of a recording of windows; `settings` are those `for_model`."""
+    layout = layout_of(checkpoint, settings)
     if settings.reading == "moments":
-        return MomentCurve(places_of(checkpoint), len(checkpoint.vocabulary))
-    return Curve(*settings.framing)
+        return MomentCurve(places_of(checkpoint), layout)
+    return Curve(*settings.framing, layout)
 
 
 def curve(scores: Scores, checkpoint: Checkpoint, settings: EventSettings) -> list[Stretch]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from atgnn.checkpoint import Checkpoint
+from atgnn.events.bands import Usual
 from atgnn.events.curves import Stretch, curve_of
+from atgnn.events.rows import Bands
 from atgnn.events.settings import EventSettings
 from atgnn.labels import Ontology
 from atgnn.tags import Event
@@ -23,11 +25,32 @@ COVERED = 0.5  # of an event, by those of more specific labels: then it is left 
 
 @dataclass
 class _Run:
-    """A stretch of one label, from `start` to `end` seconds, and its highest score."""
+    """A stretch of one label, from `start` to `end` seconds, and its highest score.
+
+    `bands` are sums over what was heard on the way, each weighted by its seconds.
+    """
 
     start: float
     end: float
     score: float
+    bands: Bands | None = None
+    seconds: float = 0.0
+
+    def joined(self, later: _Run) -> _Run:
+        """This one and a later one as one."""
+        run = _Run(self.start, later.end, max(self.score, later.score), self.bands, self.seconds)
+        run.hear(later.bands, later.seconds, 1.0)
+        return run
+
+    def hear(self, bands: Bands | None, seconds: float, weight: float) -> None:
+        """Bands of so many seconds more; they are added `weight` times."""
+        if bands is None:
+            return
+        more = Bands(*(weight * one for one in bands))
+        if self.bands is not None:
+            more = Bands(*(a + b for a, b in zip(self.bands, more, strict=True)))
+        self.bands = more
+        self.seconds += seconds
 
 
 class Detector:
@@ -48,12 +71,13 @@ class Detector:
         self._curve = curve_of(checkpoint, settings)
         self._open: dict[int, _Run] = {}  # at least `off` up to now
         self._closed: dict[int, _Run] = {}  # an event, unless the next one is near enough to join
+        self._usual = Usual(checkpoint) if settings.bands else None
         self._past: dict[int, list[_Run]] = {}  # events that may cover one of a more general label
 
     def add(self, start: float, seconds: float, scores: np.ndarray) -> list[Event]:
         """The next window: its place in seconds, what was read of it. The events that are over.
 
-        `scores` are those of the window (L,), or, by moments, what `MomentCurve.add` takes.
+        `scores` are those of the window (L,), or the row that `Listening` reads (`Layout`).
         """
         return [
             event
@@ -71,6 +95,8 @@ class Detector:
 
     def _heard(self, stretch: Stretch) -> list[Event]:
         """The next stretch of the recording."""
+        if self._usual is not None and stretch.bands is not None:
+            self._usual.add(stretch.end - stretch.start, stretch.bands.levels)
         loud = set(np.flatnonzero(stretch.scores >= self._off).tolist())
         for label in [label for label in self._open if label not in loud]:
             self._end(label, self._open.pop(label))
@@ -78,6 +104,10 @@ class Detector:
             score = float(stretch.scores[label])
             run = self._open.setdefault(label, _Run(stretch.start, stretch.end, score))
             run.end, run.score = stretch.end, max(run.score, score)
+            if stretch.bands is not None:
+                seconds = stretch.end - stretch.start
+                own = Bands(stretch.bands.shares[label], stretch.bands.levels)
+                run.hear(own, seconds, seconds)
         return self._released(stretch.end)
 
     def _end(self, label: int, run: _Run) -> None:
@@ -86,7 +116,7 @@ class Detector:
             return
         last = self._closed.get(label)
         if last is not None:  # near enough to be one, else it would have been released
-            run = _Run(last.start, run.end, max(last.score, run.score))
+            run = last.joined(run)
         self._closed[label] = run
 
     def _released(self, now: float) -> list[Event]:
@@ -101,12 +131,17 @@ class Detector:
         for label, run in over:
             self._past.setdefault(label, []).append(run)
         events = [
-            Event(self.labels[label], run.start, run.end, run.score)
+            Event(self.labels[label], run.start, run.end, run.score, *self._band(run))
             for label, run in over
             if not self._implied(label, run)
         ]
         self._forget(now)
         return events
+
+    def _band(self, run: _Run) -> tuple[float, float] | tuple[None, None]:
+        if self._usual is None or run.bands is None:
+            return None, None
+        return self._usual.band(Bands(*(one / run.seconds for one in run.bands)))
 
     def _implied(self, label: int, event: _Run) -> bool:
         """Whether events of more specific labels, as far as they are known, cover half of it."""

@@ -54,6 +54,7 @@ class EventSettings(BaseModel):
     off_share: float = Field(0.5, ge=0, le=1, description="of on, where off does not say")
     shortest_s: float = Field(0.0, ge=0, description="shorter events are left out")
     gap_s: float = Field(0.0, ge=0, description="events of a label this near are one")
+    bands: bool = Field(False, description="also the band of frequency that each event lies in")
     ancestors: bool = Field(
         False, description="also a label that others imply (Dog) where they are heard (Bark)"
     )

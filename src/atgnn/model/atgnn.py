@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atgnn.graph import mean_nodes
 from atgnn.model.config import ModelConfig, preset
-from atgnn.model.label import LabelBranch, NoLabels
+from atgnn.model.label import Drawing, LabelBranch, NoLabels
 from atgnn.model.layers import (
     BatchNorm,
     FeedForward,
@@ -71,10 +71,13 @@ class ATGNN(nn.Module):
         check_input(self.config, mel, lengths)
         return self.scored(self.encoder(mel, lengths))
 
-    def scored(self, stages: list[list[Patches]]) -> Tensor:
-        """Patch nodes after every block, by stage, to logits ``(B, S)``."""
+    def scored(self, stages: list[list[Patches]], seen: list[Drawing] | None = None) -> Tensor:
+        """Patch nodes after every block, by stage, to logits ``(B, S)``.
+
+        What labels drew from patches is appended to `seen`.
+        """
         patch_logits: Tensor = self.patch_head(stages[-1][-1])
-        label_logits = self.label_branch(stages)
+        label_logits = self.label_branch(stages, seen)
         return patch_logits + label_logits
 
 

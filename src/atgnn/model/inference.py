@@ -18,6 +18,7 @@ from atgnn.graph.precision import without_autocast
 from atgnn.model import products
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.beside import LabelsBeside
+from atgnn.model.label import Drawing
 from atgnn.model.layers import (
     ConvNorm,
     FeedForward,
@@ -58,17 +59,26 @@ class InferenceModel(nn.Module):
 
     @torch.no_grad()
     def with_moments(
-        self, mel: Tensor, lengths: Tensor | None, stage: int
+        self, mel: Tensor, lengths: Tensor | None, stage: int, seen: list[Drawing] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits of whole clips ``(B, S)`` and of their moments ``(B, P, S)``, in float32.
 
-        `stage`: see `atgnn.model.moments`. The network is an `ATGNN`.
+        `stage`, `seen`: see `moment_logits`. The network is an `ATGNN`.
         """
         folded: Any = self.folded
         with self._precision(mel):
             stages = folded.encoder(mel, lengths)
-            whole, moments = folded.scored(stages), moment_logits(folded, stages, stage)
+            whole, moments = folded.scored(stages), moment_logits(folded, stages, stage, seen)
         return whole.float(), moments.float()
+
+    @torch.no_grad()
+    def with_drawings(self, mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, list[Drawing]]:
+        """Logits ``(B, S)`` in float32, and what labels drew. The network is an `ATGNN`."""
+        folded: Any = self.folded
+        seen: list[Drawing] = []
+        with self._precision(mel):
+            logits: Tensor = folded.scored(folded.encoder(mel, lengths), seen)
+        return logits.float(), seen
 
     def _precision(self, mel: Tensor) -> torch.autocast:
         half = self.dtype != torch.float32

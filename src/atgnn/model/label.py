@@ -9,6 +9,8 @@ They are therefore kept in float32 at least. Linear maps of them run in half pre
 same; in fp16, not in bf16, which ends where float32 does, `wide_linear` brings them into range.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,6 +29,7 @@ from atgnn.model.layers import (
 )
 
 __all__ = [
+    "Drawing",
     "LabelBlock",
     "LabelBranch",
     "LabelFeedForward",
@@ -107,6 +110,14 @@ class LabelProjection(LinearNorm):
         return out
 
 
+class Drawing(NamedTuple):
+    """What labels drew from patches in one label block."""
+
+    patches: Patches  # at the width of the labels
+    neighbours: Tensor  # (B, S, K), indices into the patches, flattened
+    extremum: Tensor  # (B, S, D)
+
+
 class PatchLabelGraph(nn.Module):
     """PLG: each label looks at the patches nearest to it (eq. 4 and 5).
 
@@ -124,9 +135,14 @@ class PatchLabelGraph(nn.Module):
         self.k = config.k_plg
         self.distance: Distance = config.distance
 
-    def forward(self, l_i: Tensor, patches: Patches) -> Tensor:
-        """``(B, S, D)`` labels and ``(B, F, T, D)`` patches to ``(B, S, D)``."""
-        min_j, _ = self.drawn(l_i, patches)
+    def forward(self, l_i: Tensor, patches: Patches, seen: list[Drawing] | None = None) -> Tensor:
+        """``(B, S, D)`` labels and ``(B, F, T, D)`` patches to ``(B, S, D)``.
+
+        What they drew is appended to `seen`.
+        """
+        min_j, neighbours = self.drawn(l_i, patches)
+        if seen is not None:
+            seen.append(Drawing(patches, neighbours, min_j))
         l_i = l_i + self.drop_path(self.update(l_i, min_j))
         out: Tensor = self.ffn(l_i)
         return out
@@ -173,9 +189,11 @@ class LabelBlock(nn.Module):
         self.plg = PatchLabelGraph(config, width)
         self.llg = LabelGraph(adjacency)
 
-    def forward(self, labels: Tensor, patches: Patches) -> Tensor:
+    def forward(
+        self, labels: Tensor, patches: Patches, seen: list[Drawing] | None = None
+    ) -> Tensor:
         """``(B, S, D)`` labels and ``(B, F, T, D)`` patches to ``(B, S, D)``."""
-        out: Tensor = self.llg(self.plg(labels, patches))
+        out: Tensor = self.llg(self.plg(labels, patches, seen))
         return out
 
 
@@ -195,12 +213,14 @@ class LabelLevel(nn.Module):
         self.patch_projection = _project(patches_from, width, LinearNorm)
         self.blocks = nn.ModuleList(LabelBlock(config, width, a) for a in adjacencies)
 
-    def forward(self, labels: Tensor, patches: Patches) -> Tensor:
+    def forward(
+        self, labels: Tensor, patches: Patches, seen: list[Drawing] | None = None
+    ) -> Tensor:
         """``(B, S, D')`` labels and ``(B, F, T, C)`` patches to ``(B, S, D)``."""
         labels = self.projection(labels)
         patches = patches.with_features(self.patch_projection(patches.x, patches.mask))
         for block in self.blocks:
-            labels = block(labels, patches)
+            labels = block(labels, patches, seen)
         return labels
 
 
@@ -241,12 +261,15 @@ class LabelBranch(nn.Module):
         for graph in graphs[1:]:
             graph.adjacency = graphs[0].adjacency
 
-    def forward(self, stages: list[list[Patches]]) -> Tensor:
-        """Patch nodes after every block to label logits ``(B, S)``: ``y_s = w_s . l_s``."""
+    def forward(self, stages: list[list[Patches]], seen: list[Drawing] | None = None) -> Tensor:
+        """Patch nodes after every block to label logits ``(B, S)``: ``y_s = w_s . l_s``.
+
+        What the labels drew from patches is appended to `seen`, block by block.
+        """
         levels = self.looks_at(stages)
         labels = self.embedding.expand(levels[0].x.shape[0], -1, -1)
         for level, patches in zip(self.levels, levels, strict=True):
-            labels = level(labels, patches)
+            labels = level(labels, patches, seen)
         return read_out(labels, self.readout)
 
 
@@ -268,6 +291,6 @@ def _every_block(stages: list[list[Patches]]) -> list[Patches]:
 class NoLabels(nn.Module):
     """Stands in for the label branch in encoder-only models (the paper's "-MLG")."""
 
-    def forward(self, stages: list[list[Patches]]) -> float:
-        """Nothing to add."""
+    def forward(self, stages: list[list[Patches]], seen: list[Drawing] | None = None) -> float:
+        """Nothing to add, nothing seen."""
         return 0.0

@@ -19,6 +19,7 @@ from torch import Tensor
 from atgnn.frontend import FrontEndConfig
 from atgnn.model.config import ModelConfig
 from atgnn.model.geometry import NodePlaces
+from atgnn.model.label import Drawing
 from atgnn.model.layers import Patches
 
 __all__ = ["LONGEST", "at_moments", "moment_logits", "moment_places", "moment_stage"]
@@ -38,13 +39,16 @@ def moment_places(config: ModelConfig, front_end: FrontEndConfig) -> NodePlaces:
     return NodePlaces(config, front_end, moment_stage(config, front_end))
 
 
-def moment_logits(network: Any, stages: list[list[Patches]], stage: int) -> Tensor:
+def moment_logits(
+    network: Any, stages: list[list[Patches]], stage: int, seen: list[Drawing] | None = None
+) -> Tensor:
     """Logits ``(B, P, S)`` of all moments, the columns of `stage`.
 
     Args:
         network: an `ATGNN` or `LabelsBeside`, folded or not.
         stages: what its encoder gave for ``(B, T, n_mels)``.
         stage: see `moment_stage`.
+        seen: where what the labels of an `ATGNN` drew is appended, as of B x P clips.
 
     Moments past the end of a shorter clip of the batch mean nothing.
     """
@@ -52,7 +56,7 @@ def moment_logits(network: Any, stages: list[list[Patches]], stage: int) -> Tens
     if network.config.label_placement == "after_stage":
         stages = [blocks[-1:] for blocks in stages]
     parts = [[at_moments(p, n - stage, count) for p in blocks] for n, blocks in enumerate(stages)]
-    logits: Tensor = network.scored(parts)
+    logits: Tensor = network.scored(parts) if seen is None else network.scored(parts, seen)
     return logits.unflatten(0, (-1, count))
 
 
