@@ -77,7 +77,7 @@ class ATGNN(nn.Module):
         What labels drew from patches is appended to `seen`.
         """
         patch_logits: Tensor = self.patch_head(stages[-1][-1])
-        label_logits = self.label_branch(stages, seen)
+        label_logits = self.label_branch(stages, seen=seen)
         return patch_logits + label_logits
 
 

@@ -193,7 +193,7 @@ class LabelBlock(nn.Module):
         self, labels: Tensor, patches: Patches, seen: list[Drawing] | None = None
     ) -> Tensor:
         """``(B, S, D)`` labels and ``(B, F, T, D)`` patches to ``(B, S, D)``."""
-        out: Tensor = self.llg(self.plg(labels, patches, seen))
+        out: Tensor = self.llg(self.plg(labels, patches, seen=seen))
         return out
 
 
@@ -220,7 +220,7 @@ class LabelLevel(nn.Module):
         labels = self.projection(labels)
         patches = patches.with_features(self.patch_projection(patches.x, patches.mask))
         for block in self.blocks:
-            labels = block(labels, patches, seen)
+            labels = block(labels, patches, seen=seen)
         return labels
 
 
@@ -269,7 +269,7 @@ class LabelBranch(nn.Module):
         levels = self.looks_at(stages)
         labels = self.embedding.expand(levels[0].x.shape[0], -1, -1)
         for level, patches in zip(self.levels, levels, strict=True):
-            labels = level(labels, patches, seen)
+            labels = level(labels, patches, seen=seen)
         return read_out(labels, self.readout)
 
 
