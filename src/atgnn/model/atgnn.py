@@ -77,7 +77,8 @@ class ATGNN(nn.Module):
         What labels drew from patches is appended to `seen`.
         """
         patch_logits: Tensor = self.patch_head(stages[-1][-1])
-        label_logits = self.label_branch(stages, seen=seen)
+        asked = {} if seen is None else {"seen": seen}
+        label_logits = self.label_branch(stages, **asked)
         return patch_logits + label_logits
 
 
