@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from run_helpers import tone_folders
+from run_helpers import RATE, tone_folders
 from typer.testing import CliRunner
 
 pytest.importorskip("lightning")
@@ -22,7 +22,9 @@ from atgnn.comparison.plan import Places, claim, make_plan, read_plan
 from atgnn.comparison.result import Result
 from atgnn.comparison.table import read_standings, spread_of, student
 from atgnn.comparison.written import COLUMNS, write_standings
-from atgnn.errors import AtgnnError, ConfigError, DivergedError
+from atgnn.data.clips import Clips
+from atgnn.data.store import PackedWaveforms
+from atgnn.errors import AtgnnError, ConfigError, DivergedError, MissingExtraError
 from atgnn.scoring import ScoreTable
 from atgnn.training.division import divide
 
@@ -188,6 +190,24 @@ def test_a_run_is_put_on_record(done):
     assert (places.run(job) / "model").is_dir()
     scores = ScoreTable.read(places.scores(job))
     assert len(scores) == len(divide(plan.recipe_of(job.entry, job.seed)).validation)
+
+
+def test_packed_clips_are_judged_without_their_files(recipe, tmp_path):
+    sounds = tone_folders(tmp_path / "sounds")
+    packed = PackedWaveforms.write(Clips.read(sounds), tmp_path / "packed", RATE)
+    shutil.rmtree(sounds)
+    plan = planned(recipe, clips=[str(packed.folder)], settings=["mini:optim.epochs=1"])
+    found = one.attempt(plan, plan.jobs()[0], Places(tmp_path / "out"))
+    assert found.done, found.message
+    assert len(ScoreTable.read(Places(tmp_path / "out").scores(plan.jobs()[0]))) == 4
+
+
+def test_what_is_missing_is_said_before_anything_runs(recipe, tmp_path, monkeypatch):
+    plan = planned(recipe)
+    monkeypatch.setattr(whole, "find_spec", lambda name: None if name == "matplotlib" else 1)
+    with pytest.raises(MissingExtraError, match=r"picture of a comparison needs matplotlib"):
+        whole.compare_models(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_done_is_not_repeated(done, monkeypatch):

@@ -355,7 +355,9 @@ def main(argv: list[str] | None = None) -> int:
     measure.add_argument("--systems", nargs="+", choices=[*classical.SPACES, *SYSTEMS])
     measure.add_argument("--trials", type=int, default=2, help="of each system")
     measure.add_argument("--tune", type=int, nargs="+", default=[1], help="test folds of trials")
-    measure.add_argument("--tests", type=int, nargs="+", default=list(FOLDS), help="test folds")
+    measure.add_argument(
+        "--tests", type=int, nargs="*", default=list(FOLDS), help="test folds; none: trials alone"
+    )
     measure.add_argument("--minutes", type=float, default=3.0, help="of training, each run")
     measure.add_argument("--seeds", type=int, default=1)
     measure.add_argument("--jobs", type=int, help="runs at a time; default one, or one a GPU")

@@ -30,6 +30,8 @@ class System:
 
 SYSTEMS = {
     "mini": System("mini"),
+    "mini-encoder": System("mini-encoder"),  # without label blocks
+    "mini-residual": System("mini", ("residual_scale=1",)),  # residual branches begin at full size
     "pyr-ti": System("pyr-ti"),
     "pyr-s": System("pyr-s"),
     "small-cnn": System("small-cnn"),

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 
@@ -12,8 +13,11 @@ from atgnn.comparison.table import Standings, read_standings
 from atgnn.comparison.timing import FILE
 from atgnn.comparison.work import Standing, slots_of, work_off
 from atgnn.comparison.written import write_standings
+from atgnn.errors import MissingExtraError
 
 __all__ = ["compare_models"]
+
+NEEDED = {"lightning": "training", "matplotlib": "the picture of a comparison"}
 
 
 def compare_models(
@@ -29,7 +33,11 @@ def compare_models(
 
     Raises:
         ConfigError: the folder is another comparison's, or another process is at work in it.
+        MissingExtraError: what training and the picture need is not installed.
     """
+    for package, purpose in NEEDED.items():  # now, not after hours of training
+        if find_spec(package) is None:
+            raise MissingExtraError.of(package, "train", purpose)
     plan = claim(plan, out)
     try:
         work_off(plan, out, jobs, tell, show)
