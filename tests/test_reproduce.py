@@ -111,6 +111,15 @@ def test_what_is_to_be_pasted_fits_the_recipe(name):
         assert masked == (line.preset != "audio-transformer")
 
 
+def test_the_papers_models_start_from_imagenet():
+    first, third = (
+        [module._Where(name, SETS["fsd50k"], None, None, None).measured(line)[1][1] for line in
+         TABLES[name].lines] for name in FAST
+    )  # fmt: skip
+    assert all("--set init=pvig_s_82.1.pth.tar" in train for train in first)
+    assert ["init=" in train for train in third] == [False] * 4 + [True] * 3
+
+
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
     """A folder as `--data` takes it: eight made-up clips of FSD50K, and runs of tiny models."""

@@ -14,6 +14,14 @@ from atgnn.model.cost import PAPER
 __all__ = ["SETS", "TABLES", "DataSet", "Line", "PaperTable"]
 
 
+#: What the paper's encoders start from: files of Vision GNN, by the beginning of our presets.
+IMAGENET = {
+    "iso-s": "vig_s_80.6.pth",
+    "pyr-s": "pvig_s_82.1.pth.tar",
+    "pyr-m": "pvig_m_83.1.pth.tar",
+}
+
+
 @dataclass(frozen=True)
 class DataSet:
     """What a table's mAP is on, and how it is had here.
@@ -73,6 +81,11 @@ class Line:
     source: str = ""
 
     @property
+    def init(self) -> str:
+        """Published weights that the paper starts this size of its model from; "" for others."""
+        return next((file for start, file in IMAGENET.items() if self.preset.startswith(start)), "")
+
+    @property
     def run(self) -> str:
         """What a run of it is called."""
         return "-".join([self.preset, *(f"{key}{value}" for key, value in self.changes)])
@@ -97,6 +110,11 @@ _SIZES = (
     "parameters and GMAC that the paper prints for its own models fit 200 labels and 1024 frames "
     "best (docs/paper.md); the columns here are measured with the labels and frames of the table"
 )
+_START = (
+    "the paper's encoders start from ImageNet weights, files of the releases `pyramid-vig` and "
+    "`vig` of huawei-noah/Efficient-AI-Backbones; commands of other systems train from random "
+    "weights, which is not how PSLA, AST and Wav2CLIP were published (docs/baselines.md)"
+)
 _OWN = "PSLA's repository"
 
 TABLES = {
@@ -112,6 +130,7 @@ TABLES = {
             "pyr-s, so we take pyr-s without label blocks",
             "neither parameters nor the multiply-accumulates that are counted depend on k; time "
             "does: --time measures it",
+            _START,
         ),
     ),
     "table2": PaperTable(
@@ -131,6 +150,7 @@ TABLES = {
             "the paper's best is 0.335 (abstract); its ablation is 0.335 with label blocks and "
             "0.331 without (author's repository), for a size that we could not establish",
             _SIZES,
+            _START,
         ),
     ),
     "table3": PaperTable(
@@ -155,6 +175,7 @@ TABLES = {
             "the paper's best is 0.585 (abstract), for a size that we could not establish",
             "13.6 M of PSLA are with AudioSet's 527 labels; its 0.567 is of averaged weights",
             _SIZES,
+            _START,
         ),
     ),
 }

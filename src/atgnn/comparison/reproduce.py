@@ -240,6 +240,7 @@ class _Where:
             yield (
                 f"atgnn train {self.dataset.recipe} --clips {shlex.quote(str(packed))} "
                 f"--set model='{{preset: {line.preset}{changes}}}' "
+                + (f"--set init={line.init} " if line.init else "")
                 + ("--set front_end='{preset: own}' " if own else "")
                 + "".join(f"--set augment.{name}=0 " for name in self._left_out(front_end))
                 + f"--out {out}"
