@@ -288,7 +288,8 @@ def test_a_published_file_tags(published, tmp_path):
     [
         (["--preset", "cnn14-16k"], "learned from the front end of cnn14: give --preset cnn14"),
         (["--preset", "cnn14", "--labels", "fsd50k"], "has nothing for classifier.weight"),
-        (["--preset", "mini"], "mini has no published weights to convert: choose from"),
+        (["--preset", "lite0"], "lite0 has no published weights to convert: choose from"),
+        (["--preset", "mini"], "not a Vision GNN or ATGNN checkpoint: expected keys stem.convs.0"),
         (["--preset", "cnn15"], "unknown preset 'cnn15'"),
     ],
 )

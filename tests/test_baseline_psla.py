@@ -22,7 +22,7 @@ def tiny(**changes: object) -> PSLA:
             torch.nn.init.normal_(linear.weight)
         with torch.no_grad():
             for _ in range(20):
-                model(torch.randn(4, 64, 32))
+                model(torch.randn(4, 64, model.config.n_mels))
     return model.eval()
 
 

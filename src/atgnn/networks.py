@@ -13,7 +13,7 @@ from pydantic import Discriminator, Tag
 
 from atgnn.baselines import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
 from atgnn.baselines.ast import AST, AST_PRESETS, ASTConfig
-from atgnn.baselines.ast_weights import is_published_ast, load_ast
+from atgnn.baselines.ast_weights import is_published_ast, load_ast, told_by_ast
 from atgnn.baselines.audio_transformer import (
     AUDIO_TRANSFORMER_PRESETS,
     AudioTransformer,
@@ -25,6 +25,7 @@ from atgnn.baselines.cnn14_weights import cnn14_front_end, load_cnn14
 from atgnn.baselines.fsd50k_vgg import FSD50K_VGG_PRESETS, FSD50KVGG, FSD50KVGGConfig
 from atgnn.baselines.imagenet import load_imagenet
 from atgnn.baselines.psla import PSLA, PSLA_PRESETS, PSLAConfig, load_psla
+from atgnn.baselines.published import Told
 from atgnn.baselines.small_cnn import SMALL_CNN_PRESETS, SmallCNN, SmallCNNConfig
 from atgnn.baselines.wav2clip import WAV2CLIP_PRESETS, Wav2CLIP, Wav2CLIPConfig, load_wav2clip
 from atgnn.errors import ConfigError, MissingExtraError, did_you_mean
@@ -35,7 +36,7 @@ from atgnn.model.beside import LabelsBeside
 from atgnn.model.config import LayoutConfig
 from atgnn.model.empty import without_values
 from atgnn.model.inference import InferenceModel
-from atgnn.model.weights import WeightsReport, load_published
+from atgnn.model.weights import WeightsReport, load_published, published_config
 
 __all__ = [
     "KINDS",
@@ -79,6 +80,8 @@ class Kind(NamedTuple):
     load: Callable[[Any, Path], WeightsReport] | None = None
     #: Whether a path that there is can be given to `load`.
     loads: Callable[[Path], bool] = Path.is_file
+    #: What a path for `load` says of layout, front end and labels.
+    told: Callable[[Path], Told] = lambda path: Told()
     #: The front end that published weights say they learned from, by name, where they do.
     hears: Callable[[Path], str | None] | None = None
     #: Front ends of presets that hear something else than `config.front_end`.
@@ -89,6 +92,12 @@ def _for_inference(network: ATGNN | LabelsBeside, dtype: torch.dtype) -> Inferen
     if isinstance(network, LabelsBeside):
         return inference.for_inference_beside(network, dtype)
     return inference.for_inference(network, dtype)
+
+
+def _told_by_atgnn(path: Path) -> Told:
+    layout = published_config(path)
+    heard = {"n_mels": layout.n_mels, "pad_to_frames": layout.nominal_frames}
+    return Told(layout.model_dump(), heard)
 
 
 def _baseline(
@@ -129,6 +138,7 @@ KINDS: dict[str, Kind] = {
         _for_inference,
         cost.measure_cost,
         load=lambda model, path: load_published(path, model),
+        told=_told_by_atgnn,
     ),
     "efficientnet-lite": _baseline(
         EfficientNetLiteConfig,
@@ -154,6 +164,7 @@ KINDS: dict[str, Kind] = {
         "An Audio Spectrogram Transformer.",
         load=load_ast,
         loads=is_published_ast,
+        told=told_by_ast,
     ),
     "audio-transformer": _baseline(
         AudioTransformerConfig,

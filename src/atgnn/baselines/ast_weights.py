@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from atgnn.baselines.ast import AST, AST_PRESETS, GATHERING, ASTConfig, hub_name, resize_positions
-from atgnn.baselines.published import Piece, fill
+from atgnn.baselines.published import Piece, Told, fill, hub_activation
 from atgnn.errors import CheckpointError
 from atgnn.model.weights import WeightsReport, read_state
 
-__all__ = ["ast_layout", "is_published_ast", "load_ast"]
+__all__ = ["ast_layout", "is_published_ast", "load_ast", "told_by_ast"]
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -122,28 +122,71 @@ def _state(source: Source) -> dict[str, Tensor]:
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+    content = _json(folder / "config.json")
+    if (kind := content.get("model_type")) != _TYPE:
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes {kind!r}, expected model_type {_TYPE!r}"
+        )
+    return content
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no config.json") from None
+        raise CheckpointError(f"{path.parent} has no {path.name}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
-    kind = content.get("model_type") if isinstance(content, dict) else None
-    if kind != _TYPE:
-        raise CheckpointError(f"{path} describes {kind!r}, expected model_type {_TYPE!r}")
-    return dict(content)
+    return dict(content) if isinstance(content, dict) else {}
+
+
+def told_by_ast(path: Path) -> Told:
+    """What a path says of itself: a folder of the Hub in its JSON files, what these leave out being
+    as published; a file of the original repository nothing.
+
+    Raises:
+        CheckpointError: the folder is of something else, or its files cannot be read.
+    """
+    if not path.is_dir():
+        return Told()
+    layout, content = _described(path), _description(path)
+    labels = _labels(content.get("id2label", {}), path)
+    activation = hub_activation(content.get("problem_type"), labels)
+    front_end = {"n_mels": layout["n_mels"], "pad_to_frames": layout["nominal_frames"]}
+    extractor = path / "preprocessor_config.json"
+    return Told(layout, front_end | _heard(extractor), labels, activation)
+
+
+def _labels(names: Any, folder: Path) -> tuple[str, ...]:
+    try:
+        return tuple(str(names[key]) for key in sorted(names, key=int))
+    except (TypeError, ValueError):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: id2label is no table of labels by index"
+        ) from None
+
+
+def _heard(extractor: Path) -> dict[str, Any]:
+    """Rate and statistics of a feature extractor; none where there is none."""
+    if not extractor.is_file():
+        return {}
+    given = _json(extractor)
+    found = {"sample_rate": given.get("sampling_rate", 16_000)}
+    if not given.get("do_normalize", True):
+        return {**found, "mean": 0.0, "std": 1.0}
+    if "mean" in given and "std" in given:
+        return {**found, "mean": given["mean"], "std": 2 * given["std"]}
+    return found
 
 
 def _described(folder: Path) -> dict[str, Any]:
     """Our settings out of a Hub folder's config.json; what it leaves out is as published."""
-    content = _description(folder)
-    found = {ours: content[theirs] for theirs, ours in _SETTINGS.items() if theirs in content}
-    preset = AST_PRESETS["ast"]
+    content, preset = _description(folder), AST_PRESETS["ast"]
+    found = {ours: content.get(theirs, getattr(preset, ours)) for theirs, ours in _SETTINGS.items()}
     strides = zip(("frequency_stride", "time_stride"), preset.strides, strict=True)
     found["strides"] = tuple(content.get(name, default) for name, default in strides)
     if "intermediate_size" in content:
-        found["ffn_ratio"] = content["intermediate_size"] // found.get("width", preset.width)
+        found["ffn_ratio"] = content["intermediate_size"] // found["width"]
     # transformers has one epsilon for all its norms, and this one where the file names none
     found["norm_eps"] = found["head_norm_eps"] = content.get("layer_norm_eps", 1e-12)
     if "id2label" in content:

@@ -1,16 +1,40 @@
 """Published weights into a baseline: every tensor of the file, and of the model, accounted for."""
 
-from collections.abc import Collection, Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from atgnn.baselines.base import Baseline
-from atgnn.errors import CheckpointError
+from atgnn.errors import CheckpointError, ConfigError
+from atgnn.labels import Vocabulary
 from atgnn.model.weights import Fate, WeightsReport
 
-__all__ = ["Piece", "fill"]
+__all__ = ["Piece", "Told", "fill", "hub_activation"]
+
+Activation: TypeAlias = Literal["sigmoid", "softmax"]
+
+
+class Told(NamedTuple):
+    """What published weights say of themselves; empty where they say nothing."""
+
+    layout: Mapping[str, Any] = {}  # fields of the network's configuration
+    front_end: Mapping[str, Any] = {}  # fields of the front end's
+    labels: tuple[str, ...] = ()  # names, in the order of the outputs
+    activation: Activation = "sigmoid"
+
+
+def hub_activation(problem: str | None, labels: Collection[str]) -> Activation:
+    """Whether labels are independent, by the ``problem_type`` of a model on the Hub.
+
+    Where it says nothing, they are if all are AudioSet's. ConfigError for a regression.
+    """
+    if problem == "regression":
+        raise ConfigError("the model predicts numbers, not labels: choose one that classifies")
+    if problem is None:
+        return "sigmoid" if set(labels) <= set(Vocabulary.audioset().names) else "softmax"
+    return "sigmoid" if problem == "multi_label_classification" else "softmax"
 
 
 class Piece(NamedTuple):

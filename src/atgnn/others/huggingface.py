@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atgnn.errors import CheckpointError, ConfigError, MissingExtraError
-from atgnn.labels import Vocabulary
+from atgnn.baselines.published import hub_activation
+from atgnn.errors import CheckpointError, MissingExtraError
 from atgnn.tagger import WindowScorer, choose_device
 
 __all__ = ["PREFIX", "HuggingFaceScorer", "is_hugging_face"]
@@ -63,7 +63,7 @@ class HuggingFaceScorer(WindowScorer):
         names = model.config.id2label
         self._labels = tuple(str(names[index]) for index in range(len(names)))
         self._window = window_seconds or _window_of(extractor)
-        self._activation = activation or _activation_of(model.config.problem_type, self._labels)
+        self._activation = activation or hub_activation(model.config.problem_type, self._labels)
 
     @classmethod
     def from_pretrained(
@@ -174,13 +174,3 @@ def _window_of(extractor: Any) -> float:
     if isinstance(frames, int) and hasattr(extractor, "num_mel_bins"):  # AST: to so many frames
         return min(WINDOW, FRAME + SHIFT * (frames - 1))
     return WINDOW
-
-
-def _activation_of(problem: str | None, labels: Sequence[str]) -> Literal["sigmoid", "softmax"]:
-    if problem == "multi_label_classification":
-        return "sigmoid"
-    if problem == "regression":
-        raise ConfigError("the model predicts numbers, not labels: choose one that classifies")
-    if problem is None and set(labels) <= set(Vocabulary.audioset().names):
-        return "sigmoid"
-    return "softmax"
