@@ -8,6 +8,7 @@ import pytest
 import torch
 from baseline_helpers import check_saved_and_loaded, check_train_tag_evaluate, command, recipe
 from helpers import LABELS, sound
+from other_models import save_ast
 from torch.nn import functional
 from typer.testing import CliRunner
 
@@ -204,6 +205,16 @@ def test_positions_of_another_length(tmp_path):
     middle = table[:, 2:].view(12, 101, -1)[5:8, 47:53]
     assert torch.equal(model.positions(66)[0, 2:], middle.flatten(0, 1))
     assert torch.equal(model.positions(66)[0, :2], table[0, :2])
+
+
+def test_positions_of_another_stride():
+    """The repository's file of stride 16 has 8 x 64 places."""
+    state = original(places=8 * 64)
+    model = AST(ast_layout(state, **SMALL_INPUT, strides=(16, 16)))
+    report = load_ast(model, state)
+    assert [fate.note for fate in report.resized] == ["8 x 64 places to 2 x 4"]
+    with pytest.raises(CheckpointError, match=r"are the model's strides, \(10, 10\), the file's"):
+        load_ast(AST(ast_layout(state, **SMALL_INPUT)), state)
 
 
 def test_positions_that_grow_are_interpolated():
@@ -442,6 +453,17 @@ def test_a_run_starts_from_published_weights(tmp_path, hub):
         assert "left new" in report
         assert "classifier.weight" in report
         assert f"the published ones of {init.name}" in (run / "model" / "README.md").read_text()
+
+
+def test_statistics_of_a_hub_folder_are_held_to(tmp_path):
+    folder = save_ast(tmp_path / "hub")
+    model = {"preset": "ast", "width": 16, "depth": 1, "heads": 2, "ffn_ratio": 1}
+    path = recipe(tmp_path, model, {"preset": "paper", "n_mels": 32}, init=str(folder))
+    result = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert "was trained with another front end (mean, std differ)" in said
+    assert "--set front_end.mean=-4.2677393" in said
 
 
 def test_a_folder_of_something_else_is_no_start(tmp_path):

@@ -84,6 +84,10 @@ def _from_published(recipe: Recipe, path: Path, model: Network) -> Start:
         raise ConfigError(
             f"{path} learned from another front end: add --set front_end={{preset: {heard}}}"
         )
+    if path.is_dir():  # of the Hub, which says its statistics; lengths and bins are resized
+        ours, told = recipe.front_end_config(), kind.told(path).front_end
+        kept = {name: told[name] for name in ("sample_rate", "mean", "std") if name in told}
+        _check_front_end(recipe, FrontEndConfig(**{**ours.model_dump(), **kept}))
     report = str(kind.load(model, path))
     return Start(model, report, (f"Initial weights: the published ones of {path.name}.",))
 
