@@ -207,6 +207,34 @@ def test_positions_of_another_length(tmp_path):
     assert torch.equal(model.positions(66)[0, :2], table[0, :2])
 
 
+@torch.no_grad()
+def test_it_begins_with_pictures(tmp_path):
+    """A distilled DeiT for 4 x 4 patches in colour: grey sound of that size is a grey picture."""
+    state = {
+        key.removeprefix("module.v."): value
+        for key, value in original(places=16).items()
+        if "mlp_head" not in key
+    }
+    colours = 0.2 * torch.randn(128, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    torch.save({"model": {**state, "patch_embed.proj.weight": colours}}, tmp_path / "deit.pth")
+    model = AST(TINY.replace(n_mels=46, nominal_frames=46)).eval()
+    report = load_ast(model, tmp_path / "deit.pth")
+    assert len(report.left_new) == 4
+    assert {fate.key for fate in report.dropped} == {
+        "head.weight", "head.bias", "head_dist.weight", "head_dist.bias",
+    }  # fmt: skip
+    as_ours = {f"v.{key}": value for key, value in state.items()}
+    as_ours["v.patch_embed.proj.weight"] = colours.sum(1, keepdim=True)
+    for ours, theirs in (("norm", "mlp_head.0"), ("classifier", "mlp_head.1")):
+        for part in ("weight", "bias"):
+            as_ours[f"{theirs}.{part}"] = model.state_dict()[f"{ours}.{part}"]
+    mel = clip(46, 46)
+    torch.testing.assert_close(model(mel), by_hand(as_ours, mel), atol=1e-4, rtol=1e-4)
+    wide = AST(TINY.replace(n_mels=36, nominal_frames=96))
+    report = load_ast(wide, tmp_path / "deit.pth")
+    assert [fate.note for fate in report.resized] == ["4 x 4 places to 3 x 9"]
+
+
 def test_positions_of_another_stride():
     """The repository's file of stride 16 has 8 x 64 places."""
     state = original(places=8 * 64)

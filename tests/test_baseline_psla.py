@@ -34,12 +34,13 @@ def clip(frames: int, bins: int = 32, batch: int = 1) -> torch.Tensor:
 
 
 @torch.no_grad()
-def settle(backbone: torch.nn.Module) -> None:
+def settle(backbone: torch.nn.Module, colours: int = 1) -> None:
     """Norms of a random network that know what it passes on."""
     for module in backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
-    backbone.train().extract_features(clip(192, 128, batch=4).double()[:, None])
+    pictures = clip(192, 128, batch=4).double()[:, None].expand(-1, colours, -1, -1)
+    backbone.train().extract_features(pictures)
     backbone.eval()
 
 
@@ -106,6 +107,24 @@ def test_the_published_layout_answers_as_published(oracle, tmp_path, frames, bin
     scores = by_hand(theirs, state)
     assert scores.std() > 0.01
     torch.testing.assert_close(model(mel).sigmoid(), scores, atol=1e-9, rtol=1e-9)
+
+
+@torch.no_grad()
+def test_it_begins_with_pictures(tmp_path):
+    """Weights of ImageNet, as the package has them: to grey the features are the published ones."""
+    package = pytest.importorskip("efficientnet_pytorch")
+    theirs = package.EfficientNet.from_name("efficientnet-b2").double()
+    settle(theirs, colours=3)
+    torch.save(theirs.state_dict(), tmp_path / "efficientnet-b2-8bb594d6.pth")
+    model = PSLA(PSLA_PRESETS["psla"].replace(num_labels=5)).double().eval()
+    report = load_psla(model, tmp_path / "efficientnet-b2-8bb594d6.pth")
+    assert {fate.key for fate in report.left_new} == {*model.by_label, "attention.shares"}
+    assert {fate.key for fate in report.dropped} == {"_fc.weight", "_fc.bias"}
+    grey = clip(64, 128).double()
+    pictures = grey.transpose(1, 2)[:, None].expand(-1, 3, -1, -1)
+    expected = theirs.extract_features(pictures)
+    ours = model.features(grey).x.permute(0, 3, 1, 2)
+    torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
 
 
 def test_size_and_input_are_the_published_ones():

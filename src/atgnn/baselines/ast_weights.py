@@ -1,6 +1,7 @@
 """Published weights of AST: files of the Hugging Face Hub, and those of the original repository."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ Source = str | os.PathLike[str] | Mapping[str, Any]
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TYPE = "audio-spectrogram-transformer"
 _POSITIONS = "backbone.embeddings.position_embeddings"
+_PROJECTION = "backbone.embeddings.patch_embeddings.projection.weight"
 _HEAD = ("norm.weight", "norm.bias", "classifier.weight", "classifier.bias")
 
 # In the configuration of the Hub, and here; strides apart.
@@ -55,12 +57,15 @@ def load_ast(model: AST, source: Source) -> WeightsReport:
     """Copy published weights into a model, in place.
 
     Positions are cut or interpolated to the model's grid, as the original does. The classifier is
-    left new where it counts other classes, the whole head where the file has none.
+    left new where it counts other classes, the whole head where the file has none. Of a DeiT, which
+    the original begins with, the projection of a patch is summed over colours.
 
     Args:
         model: of the file's layout (`ast_layout`), but for labels, bins and frames.
         source: a folder of the Hub (config.json and weights), a file of the original repository
-            (``audioset_10_10_0.4593.pth``), opened with ``weights_only=True``, or a state dict.
+            (``audioset_10_10_0.4593.pth``) or of DeiT, distilled
+            (``deit_base_distilled_patch16_384-d0272ac0.pth``), opened with ``weights_only=True``,
+            or a state dict.
 
     Raises:
         CheckpointError: it cannot be read, or a tensor is unknown, missing or misshapen. The model
@@ -68,14 +73,17 @@ def load_ast(model: AST, source: Source) -> WeightsReport:
     """
     state = _state(source)
     name = "a state dict" if isinstance(source, Mapping) else Path(source).name
-    pieces = _from_original(state) if "v.cls_token" in state else _from_hub(state)
+    if "cls_token" in state:
+        pieces = _from_pictures(model.config, state)
+    else:
+        pieces = _from_original(state) if "v.cls_token" in state else _from_hub(state)
     rows = _rows(model.config, source)
     fitted = (_placed(model.config, piece, rows, name) for piece in pieces)
     return fill(model, fitted, name, _HEAD)
 
 
 def ast_layout(source: Source, **changes: Any) -> ASTConfig:
-    """The layout of published weights, with some fields changed.
+    """The layout of a folder of the Hub or of the original's weights, with some fields changed.
 
     Raises:
         CheckpointError: they cannot be read, or are of something else.
@@ -233,6 +241,20 @@ def _from_original(state: Mapping[str, Tensor]) -> Iterator[Piece]:
             yield from _of_block(key, value)
 
 
+def _from_pictures(config: ASTConfig, state: Mapping[str, Tensor]) -> Iterator[Piece]:
+    """Of DeiT, which the original has as its ``v``: for square pictures in three colours."""
+    for piece in _from_original({f"v.{key}": value for key, value in state.items()}):
+        piece, shape = piece._replace(key=piece.key.removeprefix("v.")), piece.value.shape
+        if piece.target == _PROJECTION and len(shape) == 4 and shape[1] == 3:
+            grey = piece.value.sum(1, keepdim=True)
+            piece = piece._replace(value=grey, note="summed over colours", fate="converted")
+        elif piece.target == _POSITIONS and len(shape) == 3:
+            side = math.isqrt(max(0, shape[1] - GATHERING))
+            if side * side + GATHERING == shape[1]:
+                piece = _resized(config, piece, (side, side))
+        yield piece
+
+
 def _of_block(key: str, value: Tensor) -> Iterator[Piece]:
     found = re.fullmatch(r"v\.blocks\.(\d+)\.(.+)\.(weight|bias)", key)
     block, layer, part = found.groups() if found else ("", "", "")
@@ -257,6 +279,11 @@ def _placed(config: ASTConfig, piece: Piece, rows: int, source: str) -> Piece:
             f"{source}: {piece.key} is {tuple(piece.value.shape)}, expected {GATHERING} places and "
             f"a multiple of {rows}: are the model's strides, {config.strides}, the file's?"
         )
-    value = resize_positions(piece.value.float(), (rows, columns), new)
-    note = f"{rows} x {columns} places to {new[0]} x {new[1]}"
+    return _resized(config, piece, (rows, columns))
+
+
+def _resized(config: ASTConfig, piece: Piece, old: tuple[int, int]) -> Piece:
+    new = config.grid(config.nominal_frames)
+    value = resize_positions(piece.value.float(), old, new)
+    note = f"{old[0]} x {old[1]} places to {new[0]} x {new[1]}"
     return piece._replace(value=value, note=note, fate="resized")

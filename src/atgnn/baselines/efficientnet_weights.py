@@ -10,7 +10,7 @@ from torch import Tensor
 from atgnn.baselines.efficientnet import EfficientNet
 from atgnn.baselines.published import Piece
 
-__all__ = ["as_linear", "trunk_pieces"]
+__all__ = ["as_linear", "picture_pieces", "trunk_pieces"]
 
 
 def trunk_pieces(model: EfficientNet, state: Mapping[str, Tensor]) -> Iterator[Piece]:
@@ -20,6 +20,23 @@ def trunk_pieces(model: EfficientNet, state: Mapping[str, Tensor]) -> Iterator[P
         target = names.get(key, key)  # no weight of ours has one of their names
         linear = target.endswith((".linear.weight", "reduce.weight", ".excite.expand.weight"))
         yield as_linear(key, target, value) if linear else Piece(key, target, value)
+
+
+def picture_pieces(model: EfficientNet, state: Mapping[str, Tensor]) -> Iterator[Piece]:
+    """The same for a network of ImageNet, whose classifier is not used.
+
+    The first convolution is summed over red, green and blue where the model has one channel: to a
+    grey picture it then answers exactly as published, while the mean would present it with a third
+    of the contrast it was trained on.
+    """
+    for piece in trunk_pieces(model, state):
+        if piece.key.startswith("_fc."):
+            yield piece._replace(target="", note="the classifier of ImageNet")
+        elif piece.key == "_conv_stem.weight" and model.config.in_channels == 1:
+            grey = piece.value.sum(1, keepdim=True)
+            yield piece._replace(value=grey, note="summed over colours", fate="converted")
+        else:
+            yield piece
 
 
 def as_linear(key: str, target: str, value: Tensor) -> Piece:

@@ -4,15 +4,12 @@
 PyTorch state dict, in the naming of the package ``efficientnet_lite_pytorch``.
 """
 
-from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from torch import Tensor
-
 from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite
-from atgnn.baselines.efficientnet_weights import trunk_pieces
-from atgnn.baselines.published import Piece, fill
+from atgnn.baselines.efficientnet_weights import picture_pieces
+from atgnn.baselines.published import fill
 from atgnn.errors import ConfigError, MissingExtraError
 from atgnn.model.weights import read_state
 
@@ -25,10 +22,6 @@ _LINEAGE = "Initial weights: {name} trained on ImageNet (Google, Apache-2.0; pac
 def load_imagenet(model: EfficientNetLite) -> tuple[str, str]:
     """Fill `model`, all but its classifier, in place; returns a report and a line for the card.
 
-    The weights of the first convolution are summed over red, green and blue where the model has
-    one channel: to a grey picture the network then answers exactly as the published one does,
-    while their mean would present it with a third of the contrast it was trained on.
-
     Raises:
         MissingExtraError: the package is not installed.
         ConfigError: there are no weights for this layout.
@@ -36,7 +29,7 @@ def load_imagenet(model: EfficientNetLite) -> tuple[str, str]:
     """
     name = _variant(model)
     path = imagenet_file(name)
-    report = fill(model, _pieces(model, read_state(path)), path.name)
+    report = fill(model, picture_pieces(model, read_state(path)), path.name)
     return str(report), _LINEAGE.format(name=name, package=_package(name))
 
 
@@ -65,14 +58,3 @@ def _variant(model: EfficientNetLite) -> str:
         f"init: imagenet: there are weights for {', '.join(AVAILABLE)}, not for width "
         f"{layout[0]:g} and depth {layout[1]:g}"
     )
-
-
-def _pieces(model: EfficientNetLite, weights: Mapping[str, Tensor]) -> Iterator[Piece]:
-    for piece in trunk_pieces(model, weights):
-        if piece.key.startswith("_fc."):
-            yield piece._replace(target="", note="the classifier of ImageNet")
-        elif piece.key == "_conv_stem.weight" and model.config.in_channels == 1:
-            grey = piece.value.sum(1, keepdim=True)
-            yield piece._replace(value=grey, note="summed over colours", fate="converted")
-        else:
-            yield piece

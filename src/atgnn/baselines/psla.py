@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atgnn.baselines.efficientnet import EfficientNet, EfficientNetConfig
-from atgnn.baselines.efficientnet_weights import as_linear, trunk_pieces
+from atgnn.baselines.efficientnet_weights import as_linear, picture_pieces, trunk_pieces
 from atgnn.baselines.published import Piece, fill
 from atgnn.graph.precision import at_least_float32
 from atgnn.model.layers import BatchNorm
@@ -126,7 +126,9 @@ class PSLA(EfficientNet):
 def load_psla(model: PSLA, source: str | os.PathLike[str] | Mapping[str, Any]) -> WeightsReport:
     """Copy the published weights (``as_mdl_0.pth``, ``fsd_mdl_wa.pth``) into a model, in place.
 
-    What counts labels is left new where the file counts others.
+    What counts labels is left new where the file counts others. Weights of an EfficientNet-B2 for
+    pictures (``efficientnet-b2-8bb594d6.pth``), which the published training begins with, will do
+    too; there the first convolution begins at random, here it is summed over colours.
 
     Args:
         model: of the preset's layout, or of the file's.
@@ -138,6 +140,8 @@ def load_psla(model: PSLA, source: str | os.PathLike[str] | Mapping[str, Any]) -
     """
     state = read_state(source)
     name = "a state dict" if isinstance(source, Mapping) else Path(source).name
+    if "_conv_stem.weight" in state:
+        return fill(model, picture_pieces(model, state), name, ("attention.shares",))
     trunk = {key: value for key, value in state.items() if key.startswith("effnet.")}
     rest = {key: value for key, value in state.items() if key not in trunk}
     return fill(model, [*_trunk(model, trunk), *_attention(rest)], name)
