@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -16,6 +18,7 @@ from atgnn.app import AppSettings, hear, parts, serve
 from atgnn.app import page as pages
 from atgnn.app.hearing import ENDINGS, reasons, write_all
 from atgnn.app.parts import found as shown
+from atgnn.app.script import head
 from atgnn.cli import app
 from atgnn.errors import AudioError, ConfigError, MissingExtraError
 from atgnn.events import EventSettings, timelines
@@ -250,12 +253,150 @@ def test_a_wrong_file_gives_one_message(opened, tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_an_upload_over_the_limit_is_refused(opened, tmp_path):
+def test_an_upload_over_the_limit_is_refused_in_our_words(opened, clip, tmp_path):
     page = opened()
     send(page, write(tmp_path / "large.wav", np.tile(sound(5), 10)))  # 1.6 MB
-    page.get_by_text("exceed", exact=False).first.wait_for()
+    page.get_by_text("large.wav: larger than the 1 MB that this page takes").wait_for()
+    assert page.get_by_text("exceed").count() == 0
+    assert not page.locator("#sound .error").is_visible()
     assert page.locator("#found .tags").count() == 0
     assert "Traceback" not in page.content()
+
+
+@pytest.mark.slow
+def test_a_full_queue_says_so(browser, tagger, clip, monkeypatch):
+    """One is served, one waits, the third is told to come later."""
+    going_on, real = threading.Event(), pages.hear
+
+    def slow(*given):
+        going_on.wait(60)
+        return real(*given)
+
+    monkeypatch.setattr(pages, "hear", slow)
+    with serve(tagger, AppSettings(queue=1)) as served:
+        visitors = []
+        try:
+            for _ in range(3):
+                page = browser.new_page()
+                page.set_default_timeout(60_000)
+                page.goto(served.url, wait_until="domcontentloaded")
+                page.locator("#sound input[type=file]").wait_for(state="attached")
+                visitors.append(page)
+            for page in visitors:
+                with page.expect_response("**/queue/join*"):
+                    send(page, clip)
+                page.wait_for_timeout(500)
+            visitors[2].get_by_text("1 person is waiting already").wait_for()
+            assert visitors[2].get_by_text("currently busy").count() == 0
+            going_on.set()
+            for page in visitors[:2]:
+                page.locator("#found .tags button").first.wait_for()
+        finally:
+            going_on.set()
+            for page in visitors:
+                page.close()
+
+
+#: Of the texts that a selector finds: the least contrast with what is behind them (WCAG 2).
+CONTRAST = """
+selector => {
+  const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = colour => {
+    const part = parse(colour).slice(0, 3).map(one => {
+      const value = one / 255;
+      return value <= .03928 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
+    });
+    return .2126 * part[0] + .7152 * part[1] + .0722 * part[2];
+  };
+  const behind = one => {
+    for (let at = one; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if ((parse(colour)[3] ?? 1) > .99) return colour;
+    }
+    return getComputedStyle(document.documentElement).colorScheme.includes('dark')
+      ? 'rgb(18, 18, 18)' : 'rgb(255, 255, 255)';
+  };
+  return Math.min(...[...document.querySelectorAll(selector)].map(one => {
+    const [a, b] = [light(getComputedStyle(one).color), light(behind(one))];
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  }));
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_in_the_light_and_in_the_dark(browser, served, clip, scheme):
+    page = browser.new_context(color_scheme=scheme).new_page()
+    page.set_default_timeout(60_000)
+    page.goto(served.url)
+    page.locator("#sound input[type=file]").wait_for(state="attached")
+    send(page, clip)
+    page.locator("#found .tags button").first.wait_for()
+    page.locator("#found .tags button").first.click()
+    frame = page.frame_locator("iframe.because")
+    frame.locator("rect.region").first.wait_for()
+    dark = page.evaluate("document.body.classList.contains('dark')")
+    assert dark == (scheme == "dark")
+    words = (
+        ".intro h1, .intro p, #found .file b, #found .file span, #found button span, #take button"
+    )
+    assert page.evaluate(CONTRAST, words) > 4.5
+    inside = page.locator("iframe.because").element_handle().content_frame()
+    assert inside.evaluate(CONTRAST, "h1, h2, h3, p, button, td, th, figcaption") > 4.5
+    page.context.close()
+
+
+def test_other_machines_are_let_in_where_they_are_meant_to_be(tagger):
+    """127.0.0.2 is this machine under another address."""
+    pytest.importorskip("gradio", reason="the page needs the extra app")
+    httpx = pytest.importorskip("httpx")
+    for host, reached in (("127.0.0.1", False), ("0.0.0.0", True)):
+        with serve(tagger, AppSettings(host=host)) as served:
+            port = int(served.url.rstrip("/").rpartition(":")[2])
+            there = f"http://127.0.0.2:{port}/"
+            if reached:
+                answer = httpx.get(there)
+                assert answer.status_code == 200
+                assert "default-src 'self'" in answer.headers["content-security-policy"]
+                assert "It goes to this server only." in answer.text
+            else:
+                assert "It stays on this machine." in httpx.get(served.url).text
+                with pytest.raises(httpx.ConnectError):
+                    httpx.get(there)
+
+
+def test_an_address_of_another_machine_is_refused_in_one_line(tagger):
+    pytest.importorskip("gradio", reason="the page needs the extra app")
+    with pytest.raises(ConfigError, match=r"203\.0\.113\.1, .*give another --host") as caught:
+        serve(tagger, AppSettings(host="203.0.113.1"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_server(tmp_path):
+    pytest.importorskip("gradio", reason="the page needs the extra app")
+    tiny_checkpoint().save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-m", "atgnn", "app", "--model", str(tmp_path / "model")]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    line = process.stdout.readline()
+    assert line.startswith("http://127.0.0.1:")
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out, error) == (130, "", "atgnn: stopped\n")
+
+
+def test_words_of_ours_cannot_end_the_script_early():
+    text = head(AppSettings(most_mb=2.5, queue=1))
+    assert text.count("</script>") == 1
+    assert "larger than the 2.5 MB" in text
+    assert "1 person is waiting" in text
 
 
 @pytest.mark.slow

@@ -24,9 +24,12 @@ def test_a_round_of_answers(place, session, pack):  # noqa: F811
     assert same is state
     state, shown = desk.judged(state, "Ada", "accept")
     assert "2 of 3" in shown
+    assert "data:image/png;base64" in shown
+    assert 'aria-valuenow="1" aria-valuemax="3"' in shown
     state, _ = desk.judged(state, "Ada", "reject")
     state, shown = desk.judged(state, "Ada", "skip")
     assert "is waiting" in shown
+    assert "2 answers to learn from" in shown
     for _ in range(2):  # the skipped one, and the rejected one
         state, shown = desk.judged(state, "Ada", "back")
     assert "2 of 3" in shown
@@ -76,3 +79,32 @@ def test_a_person_judges_in_a_browser(browser, place, session, pack):  # noqa: F
     (verdict,) = session.store.standing("whistle").values()
     assert (verdict.verdict, verdict.who) == ("accept", "Ada")
     assert LabelPack.read(pack).labels[0].reviews[-1].who == ("Ada",)
+
+
+@pytest.mark.slow
+def test_keys_judge_on_a_phone_s_width(browser, place, session, pack):  # noqa: F811
+    tagger = Tagger(tiny_checkpoint(), "cpu")
+    review = Review(session, recordings(place), "best", 3)
+    with serve(tagger, AppSettings(), review=review) as served:
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.set_default_timeout(60_000)
+        page.goto(served.url)
+        page.get_by_role("tab", name="Review").click()
+        page.get_by_text("1 of 3").wait_for()
+        who = page.locator("#who textarea, #who input")
+        who.press_sequentially("Any Nay")  # typed, these letters judge nothing
+        assert "1 of 3" in page.locator("#segment").inner_text()
+        page.locator("#segment h2").click()
+        for key, count in (("y", "2 of 3"), ("n", "3 of 3"), ("b", "2 of 3"), ("s", "3 of 3")):
+            page.keyboard.press(key)
+            page.get_by_text(count).wait_for()
+        playing = "document.querySelector('#segment audio').paused"
+        before = page.evaluate(playing)
+        page.keyboard.press("p")
+        page.wait_for_function(f"{playing} !== {str(before).lower()}")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        boxes = [page.locator(f"#verdict-{one}").bounding_box() for one in ("accept", "back")]
+        assert all(box["y"] + box["height"] <= 800 for box in boxes), "within reach of a thumb"
+        page.close()
+    (verdict,) = session.store.standing("whistle").values()
+    assert (verdict.verdict, verdict.who) == ("accept", "Any Nay")

@@ -12,8 +12,8 @@ from typing import Any
 from atgnn.app import parts
 from atgnn.app.hearing import Heard, hear, reasons, write_all
 from atgnn.app.reviewing import Review, add_review
+from atgnn.app.script import CHOOSE
 from atgnn.app.settings import AppSettings
-from atgnn.app.style import CHOOSE
 from atgnn.errors import AtgnnError, MissingExtraError
 from atgnn.explain import to_html
 from atgnn.files import write_text

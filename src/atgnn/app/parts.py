@@ -38,12 +38,21 @@ def remark(message: str) -> str:
     return f'<p class="note" role="status">{escape(_shown(message))}</p>'
 
 
-def segment(label: str, one: Segment, heard: Recording, number: int, of: int) -> str:
-    """A segment to judge: the question, its sound, and where it is from."""
-    sound = base64.b64encode(flac(heard.samples, heard.rate)).decode("ascii")
+def segment(
+    label: str, one: Segment, heard: Recording, picture: bytes, number: int, of: int
+) -> str:
+    """A segment to judge: the question, its spectrogram and sound, and where it is from."""
+    sound, image = (
+        base64.b64encode(data).decode("ascii")
+        for data in (flac(heard.samples, heard.rate), picture)
+    )
     name = escape(_shown(os.path.basename(one.path)))
     return (
-        f'<section class="found"><h2>Do you hear {escape(spoken(label))}?</h2>'
+        f'<section class="found judge"><h2>Do you hear {escape(spoken(label))}?</h2>'
+        f'<div class="bar" role="progressbar" aria-label="Judged" aria-valuemin="0" '
+        f'aria-valuenow="{number - 1}" aria-valuemax="{of}">'
+        f'<u style="width:{(number - 1) / of:.0%}"></u></div>'
+        f'<img alt="Spectrogram of the segment" src="data:image/png;base64,{image}">'
         f'<audio controls autoplay src="data:audio/flac;base64,{sound}"></audio>'
         f'<p class="note">{number} of {of}: {name}, {moment(one.start)} to {moment(one.end)} s; '
         f"the label's score is {one.score:.2f}</p></section>"

@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+import torch
+
 from atgnn import audio
 from atgnn.app import parts
-from atgnn.errors import AtgnnError
+from atgnn.errors import AtgnnError, counted
+from atgnn.explain.picture import png
 from atgnn.review import ReviewSession, Segment
 
 __all__ = ["Review", "add_review"]
@@ -23,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 Kind: TypeAlias = Literal["accept", "reject", "skip", "back"]
 NAMES: dict[Kind, str] = {"accept": "Yes", "reject": "No", "skip": "Skip", "back": "Back"}
+KEYS = (
+    '<p class="keys">Keys: <kbd>Y</kbd> yes, <kbd>N</kbd> no, <kbd>S</kbd> skip, <kbd>B</kbd> '
+    "back, <kbd>P</kbd> play or pause</p>"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class _Round:
 
     segments: tuple[Segment, ...]
     done: int = 0
+    judged: tuple[bool, ...] = ()  # of each segment behind: whether it was accepted or rejected
 
 
 def add_review(gr: Any, page: Any, review: Review, common: dict[str, Any]) -> None:
@@ -49,6 +57,7 @@ def add_review(gr: Any, page: Any, review: Review, common: dict[str, Any]) -> No
     state = gr.State()
     shown = gr.HTML(elem_id="segment")
     who = gr.Textbox(label="Who judges", max_lines=1, elem_id="who")
+    gr.HTML(KEYS)
     with gr.Row(elem_id="verdicts"):
         buttons = {
             kind: gr.Button(name, min_width=90, elem_id=f"verdict-{kind}")
@@ -70,6 +79,7 @@ class _ReviewDesk:
 
     def __init__(self, review: Review) -> None:
         self.review = review
+        self._front_end = review.session.checkpoint.make_front_end()
 
     def begin(self) -> list[Any]:
         """A new round."""
@@ -87,7 +97,10 @@ class _ReviewDesk:
                 self.review.session.judge(round_.segments[place], kind, who)
             elif kind == "back":
                 self.review.session.judge(round_.segments[place], "withdraw", who)
-            return replace(round_, done=place + (kind != "back")), ""
+            behind = round_.judged[:place]
+            if kind != "back":
+                behind = (*behind, kind != "skip")
+            return replace(round_, done=len(behind), judged=behind), ""
 
         return self._safely(state, step)
 
@@ -120,10 +133,22 @@ class _ReviewDesk:
     def _segment(self, state: _Round | None) -> str:
         label = self.review.session.label
         if state is None or state.done >= len(state.segments):
-            return parts.remark(f"No segment of {parts.spoken(label)} is waiting to be judged.")
+            answers = 0 if state is None else sum(state.judged)
+            learn = f" {counted(answers, 'answer')} to learn from." if answers else ""
+            spoken = parts.spoken(label)
+            return parts.remark(f"No segment of {spoken} is waiting to be judged.{learn}")
         one = state.segments[state.done]
         try:
             heard = audio.load(one.path, start=one.start, end=one.end)
+            picture = self._picture(one)
         except AtgnnError as error:
             return parts.problem(str(error))
-        return parts.segment(label, one, heard, state.done + 1, len(state.segments))
+        place = state.done + 1, len(state.segments)
+        return parts.segment(label, one, heard, picture, *place)
+
+    def _picture(self, one: Segment) -> bytes:
+        """The segment's spectrogram as the model hears it, a PNG."""
+        rate = self._front_end.config.sample_rate
+        samples = audio.load(one.path, rate, start=one.start, end=one.end).samples
+        mel, _ = self._front_end(torch.from_numpy(samples)[None])
+        return png(mel[0].T.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import time
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 
 from atgnn.app.page import build, gradio
 from atgnn.app.reviewing import Review
+from atgnn.app.script import head
 from atgnn.app.settings import AppSettings
 from atgnn.app.style import FONTS, STYLE
 from atgnn.errors import ConfigError
@@ -90,6 +92,7 @@ def serve(
     """
     settings = settings or AppSettings()
     gr = gradio()
+    _check_address(settings.host, settings.port)
     ends = ExitStack()
     scratch = ends.enter_context(
         tempfile.TemporaryDirectory(prefix="atgnn-app-", ignore_cleanup_errors=True)
@@ -107,18 +110,36 @@ def serve(
                 allowed_paths=[scratch],
                 theme=gr.themes.Base(font=FONTS, font_mono=["ui-monospace", "monospace"]),
                 css=STYLE,
+                head=head(settings),
                 app_kwargs={"middleware": [_headers()], "docs_url": None, "redoc_url": None},
                 **QUIETLY,
             )
     except OSError as error:
         ends.close()
-        port = "a port from 7860 on" if settings.port is None else f"port {settings.port}"
-        what = str(error).partition(". ")[0]  # then follows advice about calls that nobody made
-        raise ConfigError(
-            f"{settings.host}, {port}: cannot be served there ({what}); give another --host or "
-            "--port"
-        ) from None
+        # Then follows advice about calls that nobody made.
+        raise _not_there(settings.host, settings.port, str(error).partition(". ")[0]) from None
     return Served(url, page, ends)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """ConfigError where this machine has no such address, or the port is taken.
+
+    Gradio would wait for ever for a server that could not begin.
+    """
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind(place)
+    except (OSError, UnicodeError) as error:
+        raise _not_there(host, port, getattr(error, "strerror", None) or str(error)) from None
+
+
+def _not_there(host: str, port: int | None, why: str) -> ConfigError:
+    where = "a port from 7860 on" if port is None else f"port {port}"
+    return ConfigError(
+        f"{host}, {where}: cannot be served there ({why}); give another --host or --port"
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from atgnn import __version__
+from atgnn.cli.overview import place
 from atgnn.errors import AtgnnError, AudioError, ConfigError
 
 __all__ = [
@@ -49,7 +50,10 @@ def _refuse_usage(error: Any) -> None:
 
 
 class Commands(TyperGroup):
-    """Turns our errors into one line and an exit code, for every command."""
+    """Turns our errors into one line and an exit code, and lists commands as `overview` has it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=place)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         try:
