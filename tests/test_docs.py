@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from atgnn.cli import app
 from atgnn.cli.base import Commands, UsageError
+from atgnn.cli.overview import GROUPS
 
 COMMANDS = typer.main.get_command(app)
 SHELLS = {"", "sh", "bash", "shell", "console"}
@@ -184,3 +185,22 @@ def test_python_in_the_documentation_runs(page, desk, monkeypatch, capsys):
             continue
         # Line numbers of a failure are those of the page.
         exec(compile("\n" * block.line + block.text, str(page), "exec"), names)
+
+
+def test_every_command_is_in_a_group_and_its_help_has_examples_that_parse():
+    prepare = COMMANDS.commands["prepare"].commands
+    named = [((name,), one) for name, one in COMMANDS.commands.items()]
+    named += [(("prepare", name), one) for name, one in prepare.items()]
+    listed = COMMANDS.list_commands(None)
+    assert [one for group in GROUPS.values() for one in group] == listed
+    for words, command in named:
+        title = " ".join(words)
+        assert len(words) > 1 or command.rich_help_panel in GROUPS, title
+        said, *examples = (command.epilog or "").split("\n\n")
+        assert said.startswith("Example"), f"{title}: list it in atgnn/cli/overview.py"
+        own = False
+        for example in examples:
+            (arguments,) = commands(Block(ROOT / "overview.py", 1, "sh", example, ""))
+            assert problem_of(arguments) == "", example
+            own |= arguments[: len(words)] == list(words)
+        assert own, f"{title}: no example of it"

@@ -26,7 +26,7 @@ document.addEventListener('keydown', event => {
   const typing = event.target.closest('input, textarea, select, [contenteditable]');
   const verdicts = document.querySelector('#verdicts');
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (!verdicts || verdicts.offsetParent === null) return;
+  if (!verdicts || !verdicts.getClientRects().length) return;  // another tab is open
   const key = event.key.toLowerCase();
   const kind = {y: 'accept', n: 'reject', s: 'skip', b: 'back'}[key];
   if (kind) {

@@ -5,20 +5,35 @@ usage, a model, recipe or table that is missing or does not fit, or a kernel tha
 or used; 130 stopped with Ctrl-C.
 """
 
-# In the order in which `atgnn --help` lists the commands.
-# isort: off
+from atgnn.cli import (  # noqa: F401  (each file adds its commands)
+    archives,
+    averages,
+    comparing,
+    converting,
+    enhancing,
+    evaluation,
+    explaining,
+    exporting,
+    information,
+    learning,
+    others,
+    prepare,
+    pretraining,
+    reproducing,
+    scenes,
+    scores,
+    searching,
+    serving,
+    tagging,
+    training,
+)
 from atgnn.cli.base import app
-from atgnn.cli import tagging, explaining, serving, archives, information  # noqa: F401
-from atgnn.cli import prepare, scenes  # noqa: F401
-from atgnn.cli import training, pretraining  # noqa: F401
-from atgnn.cli import learning  # noqa: F401
-from atgnn.cli import scores, others, enhancing, averages, evaluation, comparing, reproducing  # noqa: F401
-from atgnn.cli import searching, converting, exporting  # noqa: F401
-
-# isort: on
+from atgnn.cli.overview import arrange
 from atgnn.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
+
+arrange(app, prepare.prepare)
 
 
 def main() -> None:

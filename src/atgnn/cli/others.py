@@ -54,10 +54,7 @@ def import_(
     ] = "",
     force: ForceOption = False,
 ) -> None:
-    """Take over the scores of another tool: one score file, as `atgnn score` writes it.
-
-    Example: atgnn import passt.npy --logits --names fname_to_index.pkl --to fsd50k --out p.parquet
-    """
+    """Take over the scores of another tool: one score file, as `atgnn score` writes it."""
     from atgnn.data.store import clips_of, open_clips
     from atgnn.files import check_new
     from atgnn.others import import_scores, target_labels

@@ -50,13 +50,13 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
             "atgnn score hf:MIT/ast-finetuned-audioset-10-10-0.4593 CLIPS --out ast.parquet",
         ),
         "import": (
-            "atgnn import passt.npy --logits --names fname_to_index.pkl --to fsd50k --out p.parquet",
+            "atgnn import passt.npy --logits --names rows.pkl --to fsd50k --out passt.parquet",
         ),
         "enhance": ("atgnn enhance --clips CLIPS --scores teacher.parquet --out more.csv",),
         "calibrate": (
             "atgnn calibrate RUN/model --scores scores.parquet --clips CLIPS --out CALIBRATED",
         ),
-        "average": ("atgnn average RUN --epochs 41-50 --out AVERAGED",),
+        "average": ("atgnn average RUN --epochs 41-50",),
         "ensemble": ("atgnn ensemble a.parquet b.parquet --out both.parquet",),
     },
     "How good is it": {
@@ -81,7 +81,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
 #: Examples of the commands of `atgnn prepare`.
 PREPARE: dict[str, tuple[str, ...]] = {
     "fsd50k": ("atgnn prepare fsd50k DOWNLOADED --out PACKED",),
-    "audioset": ("atgnn prepare audioset SOUNDS --csv eval=eval_segments.csv --out PACKED",),
+    "audioset": ("atgnn prepare audioset SOUNDS --list eval_segments.csv --out PACKED",),
     "esc50": ("atgnn prepare esc50 ESC-50 --download --out PACKED",),
     "table": ("atgnn prepare table clips.csv --out PACKED",),
     "folder": ("atgnn prepare folder SOUNDS --out PACKED",),

@@ -56,8 +56,6 @@ def score(
     """Write the scores of all labels of clips into one Parquet file.
 
     The same file serves enhancement, distillation, ensembles, thresholds and evaluation.
-
-    Example: atgnn score hf:MIT/ast-finetuned-audioset-10-10-0.4593 CLIPS --out ast.parquet
     """
     from atgnn.data.store import clips_of, open_clips
     from atgnn.evaluate import choose_clips
