@@ -14,11 +14,13 @@ from atgnn.model.cost import PAPER
 __all__ = ["SETS", "TABLES", "DataSet", "Line", "PaperTable"]
 
 
-#: What the paper's encoders start from: files of Vision GNN, by the beginning of our presets.
+#: Networks of pictures that systems start from, as published, by the beginning of our presets.
 IMAGENET = {
     "iso-s": "vig_s_80.6.pth",
     "pyr-s": "pvig_s_82.1.pth.tar",
     "pyr-m": "pvig_m_83.1.pth.tar",
+    "psla": "efficientnet-b2-8bb594d6.pth",
+    "ast": "deit_base_distilled_patch16_384-d0272ac0.pth",
 }
 
 
@@ -82,7 +84,7 @@ class Line:
 
     @property
     def init(self) -> str:
-        """Published weights that the paper starts this size of its model from; "" for others."""
+        """Published weights of pictures that the system starts from; "" for others."""
         return next((file for start, file in IMAGENET.items() if self.preset.startswith(start)), "")
 
     @property
@@ -112,8 +114,9 @@ _SIZES = (
 )
 _START = (
     "the paper's encoders start from ImageNet weights, files of the releases `pyramid-vig` and "
-    "`vig` of huawei-noah/Efficient-AI-Backbones; commands of other systems train from random "
-    "weights, which is not how PSLA, AST and Wav2CLIP were published (docs/baselines.md)"
+    "`vig` of huawei-noah/Efficient-AI-Backbones, PSLA from those of "
+    "lukemelas/EfficientNet-PyTorch, AST from those of facebookresearch/deit; commands of other "
+    "systems train from random weights, which is not how Wav2CLIP was published (docs/baselines.md)"
 )
 _OWN = "PSLA's repository"
 
