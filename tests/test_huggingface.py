@@ -119,6 +119,12 @@ def test_what_is_no_such_model_is_one_line(ast, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_commands_that_need_a_checkpoint_say_what_to_do():
+    result = CliRunner().invoke(app, ["tag", "a.wav", "--model", "hf:MIT/ast"])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "`atgnn score hf:MIT/ast CLIPS --out FILE`" in result.output
+
+
 def test_without_the_extra_its_name_is_said(ast, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r'pip install "atgnn\[transformers\]"'):

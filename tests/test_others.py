@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from atgnn.cli import app
 from atgnn.data.clips import Clips
-from atgnn.errors import LabelError
+from atgnn.errors import LabelError, MissingExtraError
 from atgnn.labels import Label, Ontology, Vocabulary
 from atgnn.others import LabelMap, import_scores, read_labels, target_labels
 from atgnn.others.names import clips_named, read_names
@@ -395,6 +396,14 @@ def test_damaged_files(tmp_path, ending, names):
         import_scores([path], names=names)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("package", "name"), [("pandas", "s.csv"), ("h5py", "s.h5")])
+def test_without_an_extra_its_name_is_said(tmp_path, monkeypatch, package, name):
+    (tmp_path / name).write_text("path,Dog\na.wav,0.5\n")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"needs {package}: install it with"):
+        import_scores([tmp_path / name])
 
 
 def test_a_torch_file_that_would_run_code_is_refused(tmp_path, names):

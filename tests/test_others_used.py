@@ -74,6 +74,12 @@ def test_it_is_compared_with_ours(clips, theirs, tmp_path):
     assert found.metrics[1].mean_ap == 1
     assert found.differences["mean_ap"].low > 0
     assert "Gull_and_seagull" in found.ignored_labels
+    ours.write(tmp_path / "ours.parquet")
+    command = ["compare", str(tmp_path / "ours.parquet"), str(tmp_path / "s.parquet"), str(clips)]
+    command += ["--ignore-unknown-labels", "--resamples", "100", "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["metrics"][1]["mean_ap"] == 1
 
 
 def test_it_enhances_labels(clips, theirs, tmp_path):

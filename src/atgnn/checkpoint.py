@@ -59,6 +59,7 @@ PREPROCESSOR = "preprocessor_config.json"  # for `transformers`; we do not read 
 _OTHERS = (ATTRIBUTION, HEARD, PREPROCESSOR)
 HF_TYPE: Literal["atgnn"] = "atgnn"  # what `transformers` knows us by, see `atgnn.hf`
 HF_EXTRACTOR = "ATGNNFeatureExtractor"
+HF_PREFIX = "hf:"  # before the name of a model of `transformers`, see `atgnn.others.huggingface`
 
 
 class Provenance(BaseModel):
@@ -467,6 +468,11 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path | None:
         raise CheckpointError(f"{folder} is a file: a checkpoint is a folder with config.json")
     if (_SHIPPED / name / "config.json").is_file():
         return _SHIPPED / name
+    if name.startswith(HF_PREFIX):
+        raise CheckpointError(
+            f"{name} is a model of transformers, which gives scores alone: `atgnn score {name} "
+            "CLIPS --out FILE`, then use the file"
+        )
     if isinstance(name_or_path, str) and name.count("/") == 1 and not name.startswith((".", "/")):
         return None
     raise CheckpointError(

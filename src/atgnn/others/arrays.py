@@ -29,7 +29,16 @@ from atgnn.data.hdf5 import ENDINGS
 from atgnn.errors import MissingExtraError, counted
 from atgnn.scoring import ScoresError, ScoreTable, is_score_file
 
-__all__ = ["NAMES", "SUFFIXES", "Found", "load_torch", "open_hdf5", "read_scores", "texts"]
+__all__ = [
+    "NAMES",
+    "SUFFIXES",
+    "Found",
+    "load_torch",
+    "open_hdf5",
+    "pandas_for",
+    "read_scores",
+    "texts",
+]
 
 #: What arrays and columns of scores, file names and labels are called, the likeliest first.
 SCORES = (
@@ -80,6 +89,8 @@ def read_scores(path: Path, labels: int | None = None, array: str | None = None)
         raise ScoresError(f"{path.name}: expected a file that ends in {', '.join(SUFFIXES)}")
     try:
         return reader(path, labels, array)
+    except MissingExtraError:
+        raise
     except ScoresError as error:
         raise ScoresError(f"{path}: {error}") from None
     except (OSError, ValueError, EOFError, KeyError) as error:
@@ -168,9 +179,8 @@ def _of_best(path: Path, best: np.ndarray, which: np.ndarray, labels: int) -> Fo
     rest = best.min(axis=1, keepdims=True) / max(1, labels - best.shape[1])
     values = np.repeat(rest, labels, axis=1)
     np.put_along_axis(values, which, best, axis=1)
-    import pandas
-
-    table = pandas.read_parquet(beside, columns=["filename", "start", "end"])
+    columns = ["filename", "start", "end"]
+    table = pandas_for(beside).read_parquet(beside, columns=columns)
     if len(table) != len(values):
         raise ScoresError(f"{len(values)} rows, {beside.name} has {len(table)}")
     starts, ends = (table[name].to_numpy(np.float64) for name in ("start", "end"))
@@ -228,6 +238,15 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 # ---------------------------------------------------------------- tables
 
 
+def pandas_for(path: Path) -> Any:
+    """The package, to read a table; MissingExtraError without it."""
+    try:
+        import pandas
+    except ImportError:
+        raise MissingExtraError.of("pandas", "train", f"reading {path.name}") from None
+    return pandas
+
+
 def _table(path: Path, labels: int | None, array: str | None) -> Found:
     """Text: with a header and names, or numbers alone."""
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -235,18 +254,14 @@ def _table(path: Path, labels: int | None, array: str | None) -> Found:
         first = next(csv.reader(file, delimiter=separator), [])
     if first and all(map(_is_number, first)):
         return Found(_matrix(np.loadtxt(path, np.float32, delimiter=separator, ndmin=2)))
-    import pandas
-
-    return _of_table(pandas.read_csv(path, sep=separator))
+    return _of_table(pandas_for(path).read_csv(path, sep=separator))
 
 
 def _parquet(path: Path, labels: int | None, array: str | None) -> Found:
     if is_score_file(path):
         ready = ScoreTable.read(path)
         return Found(ready.values, ready.paths, ready.labels, ready.starts, ready.ends, ready)
-    import pandas
-
-    return _of_table(pandas.read_parquet(path))
+    return _of_table(pandas_for(path).read_parquet(path))
 
 
 def _of_table(table: Any) -> Found:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from atgnn.baselines.published import hub_activation
+from atgnn.checkpoint import HF_PREFIX
 from atgnn.errors import CheckpointError, MissingExtraError
 from atgnn.tagger import WindowScorer, choose_device
 
-__all__ = ["PREFIX", "HuggingFaceScorer", "is_hugging_face"]
+__all__ = ["HuggingFaceScorer", "is_hugging_face"]
 
-PREFIX = "hf:"  # before the name of a model that is no checkpoint of ours
 WINDOW = 10.0  # s, of models that take any length: the length of AudioSet's clips
 LEAST = 0.1  # s; what is shorter is filled up with zeros, as networks need some frames
 FRAME, SHIFT = 0.025, 0.01  # s, of Kaldi's filter banks, whose frames AST counts
@@ -33,7 +33,7 @@ FRAME, SHIFT = 0.025, 0.01  # s, of Kaldi's filter banks, whose frames AST count
 
 def is_hugging_face(name: str) -> bool:
     """Whether a model's name stands for one of `transformers`."""
-    return name.startswith(PREFIX)
+    return name.startswith(HF_PREFIX)
 
 
 class HuggingFaceScorer(WindowScorer):
@@ -82,7 +82,7 @@ class HuggingFaceScorer(WindowScorer):
             CheckpointError: no such model, it is none of audio classification, or it brings code.
             MissingExtraError: the extra `transformers` is not installed.
         """
-        place = os.fspath(name).removeprefix(PREFIX)
+        place = os.fspath(name).removeprefix(HF_PREFIX)
         model, extractor = _loaded(place)
         return cls(model, extractor, device, window_seconds=window_seconds, activation=activation)
 

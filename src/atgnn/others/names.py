@@ -16,7 +16,7 @@ from atgnn.data.audioset import segment_names
 from atgnn.data.clips import Clips
 from atgnn.data.hdf5 import ENDINGS
 from atgnn.errors import AtgnnError
-from atgnn.others.arrays import NAMES, open_hdf5, texts
+from atgnn.others.arrays import NAMES, open_hdf5, pandas_for, texts
 from atgnn.scoring import ScoresError
 
 __all__ = ["clips_named", "read_names"]
@@ -68,8 +68,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _of_table(path: Path) -> list[str]:
-    import pandas
-
+    pandas = pandas_for(path)
     if path.suffix.lower() == ".parquet":
         table = pandas.read_parquet(path)
     else:
