@@ -464,7 +464,7 @@ def test_the_table_is_written_in_every_form(recipe, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "large: seed 42: out of memory: CUDA out of memory" in text
     assert "late: not run" in text
-    assert "budget: 3 minutes a run" in text
+    assert "budget: 3 min a run" in text
     assert "| good | 0.800 | 0.80-0.80 | 0.700 |" in text
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)

@@ -123,7 +123,7 @@ def _notes(found: Standings) -> Iterator[str]:
     yield f"front end: {own}{more}"
     if found.minutes is not None:
         yield (
-            f"budget: {found.minutes:g} minutes a run (of processor time; on a GPU, on the clock); "
+            f"budget: {found.minutes:g} min a run (of processor time; on a GPU, on the clock); "
             "epochs were chosen to fit by timing a few steps, one at least"
         )
     sources = {one.source for row in found.rows for one in row.metrics.values()}
@@ -194,6 +194,7 @@ def cost_picture(found: Standings, figure: str) -> Picture:
     """A figure against multiply-accumulates and against parameters, both axes logarithmic."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
     except ImportError:
         raise MissingExtraError.of("matplotlib", "train", "the picture of a comparison") from None
     drawn = Figure(figsize=(10, 4.2), layout="constrained")
@@ -203,9 +204,14 @@ def cost_picture(found: Standings, figure: str) -> Picture:
         (panels[0], "GMAC for a clip", lambda row: row.gmacs),
         (panels[1], "million parameters", lambda row: row.parameters / 1e6),
     ):
-        for row in rows:
-            _point(panel, take(row), row.metrics[figure], row.model)
+        places = [take(row) for row in rows]
+        middle = math.sqrt(min(places) * max(places))
+        for row, place in zip(rows, places, strict=True):
+            _point(panel, place, row.metrics[figure], row.model, place > middle)
         panel.set(xscale="log", xlabel=name)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.margins(x=0.18, y=0.12)
         panel.grid(alpha=0.25, which="both", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
@@ -217,8 +223,10 @@ def cost_picture(found: Standings, figure: str) -> Picture:
     return Picture(title, "cost.png", png.getvalue(), alt)
 
 
-def _point(panel: Any, x: float, value: Spread, name: str) -> None:
+def _point(panel: Any, x: float, value: Spread, name: str, before: bool) -> None:
+    """A model and its interval, its name behind it, or `before` it."""
     if not math.isnan(value.low):
         panel.plot([x, x], [value.low, value.high], color="#9dbcf0", linewidth=2, zorder=1)
     panel.plot(x, value.mean, "o", color="#2463c6", markersize=6, zorder=2)
-    panel.annotate(name, (x, value.mean), (6, 4), textcoords="offset points", fontsize=8)
+    place: dict[str, Any] = {"xytext": (-6, 4), "ha": "right"} if before else {"xytext": (6, 4)}
+    panel.annotate(name, (x, value.mean), textcoords="offset points", fontsize=8, **place)
