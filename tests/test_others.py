@@ -166,6 +166,12 @@ def test_a_score_file_of_ours_is_mapped(tmp_path):
     assert (table.starts[0], table.ends[0], table.values[0, 0]) == (1, 2, 0.5)
 
 
+def test_extreme_logits_are_sure(tmp_path, names):
+    np.save(tmp_path / "s.npy", np.repeat([[-1000.0], [0.0], [1000.0]], 527, axis=1))
+    values = import_scores([tmp_path / "s.npy"], names=names, logits=True).table.values
+    np.testing.assert_array_equal(values[:, 0], [0, 0.5, 1])
+
+
 def test_exclusive_labels(tmp_path, logits, names):
     np.save(tmp_path / "s.npy", logits)
     table = import_scores(

@@ -5,6 +5,7 @@ A command that is not listed here is shown last; a test sees to it that there is
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 __all__ = ["EXAMPLES", "GROUPS", "arrange", "place"]
@@ -102,12 +103,19 @@ def place(name: str) -> int:
 def arrange(app: Any, prepare: Any) -> None:
     """Put the commands of the application into their groups, and examples into their help."""
     groups = {name: group for group, names in GROUPS.items() for name in names}
+    for info in (*app.registered_commands, *prepare.registered_commands):
+        info.help = _unwrapped(inspect.getdoc(info.callback) or "")
     for info in (*app.registered_commands, *app.registered_groups):
         name = info.name or info.callback.__name__
         info.rich_help_panel = groups.get(name, "Others")
         info.epilog = _shown(EXAMPLES.get(name, ()))
     for info in prepare.registered_commands:
         info.epilog = _shown(PREPARE.get(info.name or info.callback.__name__, ()))
+
+
+def _unwrapped(text: str) -> str:
+    """A docstring whose paragraphs are one line each: a terminal has a width of its own."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _shown(examples: tuple[str, ...]) -> str:

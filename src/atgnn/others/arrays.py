@@ -57,7 +57,7 @@ class Found:
     """What a file says.
 
     Attributes:
-        values: float32 (N, L).
+        values: numbers (N, L), perhaps still on the disk: teachers of all AudioSet have a billion.
         names: N names of clips; None where the file has none.
         labels: L labels as the file has them; None where it has none.
         starts, ends: float64 (N,), seconds; None where the rows are whole files.
@@ -102,7 +102,7 @@ def read_scores(path: Path, labels: int | None = None, array: str | None = None)
 
 
 def _npy(path: Path, labels: int | None, array: str | None) -> Found:
-    return Found(_matrix(np.load(path, allow_pickle=False)))
+    return Found(_matrix(np.load(path, mmap_mode="r", allow_pickle=False)))
 
 
 def _npz(path: Path, labels: int | None, array: str | None) -> Found:
@@ -203,7 +203,7 @@ def _matrix(values: np.ndarray) -> np.ndarray:
         raise ScoresError(
             f"expected numbers of shape (clips, labels), got {values.dtype} of {values.shape}"
         )
-    return values.astype(np.float32)
+    return values
 
 
 def texts(values: np.ndarray) -> list[str]:
@@ -253,7 +253,7 @@ def _table(path: Path, labels: int | None, array: str | None) -> Found:
     with path.open(newline="", encoding="utf-8-sig") as file:
         first = next(csv.reader(file, delimiter=separator), [])
     if first and all(map(_is_number, first)):
-        return Found(_matrix(np.loadtxt(path, np.float32, delimiter=separator, ndmin=2)))
+        return Found(np.loadtxt(path, np.float32, delimiter=separator, ndmin=2))
     return _of_table(pandas_for(path).read_csv(path, sep=separator))
 
 

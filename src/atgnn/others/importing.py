@@ -72,15 +72,16 @@ def import_scores(
     listed = None if labels is None else read_labels(labels)
     found = _joined([_read(path, listed, array) for path in files])
     vocabulary = _labels(found, listed, files[0])
-    values = found.values if found.ready else _probabilities(found.values, logits, activation)
     notes = _presumed(found, listed)
-    named = _named(found, names, clips)
+    named: Sequence[str] = _named(found, names, clips)
     known: Sequence[Hashable] = named
-    table = _table(found, named, vocabulary, values, activation, source or _stems(files))
-    if clips is not None:
-        known = _places(table.paths, clips, notes)
+    if clips is not None:  # first of all: teachers of all AudioSet have two million rows
+        known = _places(named, clips, notes)
         keep = [at for at, row in enumerate(known) if row != -1]
-        table, known = _rows(table, keep), [known[at] for at in keep]
+        found, named = _kept(found, keep), [named[at] for at in keep]
+        known = [known[at] for at in keep]
+    values = found.values if found.ready else _probabilities(found.values, logits, activation)
+    table = _table(found, named, vocabulary, values, activation, source or _stems(files))
     if join:
         table, known = _means(table, known)
     _check_once(table, known)
@@ -175,25 +176,31 @@ def _named(found: Found, names: Path | None, clips: Clips | None) -> tuple[str, 
     return tuple(map(str, clips.paths))
 
 
-def _probabilities(values: np.ndarray, logits: bool, activation: str) -> np.ndarray:
-    """Scores from 0 to 1; ScoresError where the values are not what was said."""
-    if not np.isfinite(values).all():
+def _probabilities(given: np.ndarray, logits: bool, activation: str) -> np.ndarray:
+    """Scores from 0 to 1, float32; ScoresError where the values are not what was said."""
+    values = np.array(given, np.float32)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite((low, high)).all():  # NaN is the least and the greatest
         raise ScoresError("some scores are not finite: the file is damaged, or the model was")
-    within = bool((values >= 0).all() and (values <= 1).all())
+    within = low >= 0 and high <= 1
     if not logits:
         if not within:
             raise ScoresError(
-                f"scores lie between {values.min():g} and {values.max():g}, not 0 and 1: if they "
-                "are logits, give --logits"
+                f"scores lie between {low:g} and {high:g}, not 0 and 1: if they are logits, give "
+                "--logits"
             )
         return values
     if within:
         raise ScoresError("--logits was given, but all values lie between 0 and 1: leave it out")
-    if activation == "sigmoid":
-        return np.exp(-np.logaddexp(0, -values))
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    soft: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return soft
+    if activation == "softmax":
+        values -= values.max(axis=1, keepdims=True)
+        np.exp(values, out=values)
+        values /= values.sum(axis=1, keepdims=True)
+        return values
+    with np.errstate(over="ignore"):  # of a logit below -88 the score is 0
+        np.exp(np.negative(values, out=values), out=values)
+    values += 1
+    return np.reciprocal(values, out=values)
 
 
 def _table(
@@ -239,6 +246,22 @@ def _places(names: Sequence[str], clips: Clips, notes: list[str]) -> list[int]:
     if lacking:
         notes.append(f"{lacking} of {counted(len(clips), 'clip')} have no scores")
     return rows
+
+
+def _kept(found: Found, rows: Sequence[int]) -> Found:
+    """Some rows of what was read."""
+
+    def some(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[rows]
+
+    return replace(
+        found,
+        values=found.values[rows],
+        names=None if found.names is None else tuple(found.names[row] for row in rows),
+        starts=some(found.starts),
+        ends=some(found.ends),
+        ready=None if found.ready is None else _rows(found.ready, rows),
+    )
 
 
 def _rows(table: ScoreTable, rows: Sequence[int]) -> ScoreTable:
