@@ -19,6 +19,7 @@ from benchmarks.explain.methods import (
     spread,
 )
 from benchmarks.explain.report import print_report
+from benchmarks.explain.run import regions
 from benchmarks.explain.scores import FRACTIONS, Truth, curves, matched, share
 
 
@@ -117,15 +118,49 @@ def test_curves_end_where_they_began(examination):
     assert len(LABELS) == len(examination.logits)
 
 
-def test_the_report_needs_two_columns_of_figures(tmp_path, capsys):
-    head = "fold,scene,label,method,score,time,time_chance,box,box_chance,other,other_chance"
+def test_the_report_goes_by_authors_and_pairs_methods(tmp_path, capsys):
+    head = "fold,scene,label,author,method,score,time,time_chance,box,box_chance,other,other_chance"
     rows = [
-        f"2,{scene},Dog,ours,0.8,0.6,0.4,0.5,0.25,nan,nan,0.8 0.4,0.2 0.6" for scene in range(3)
+        f"2,{scene},Dog,Ada,{method},0.8,{share},0.4,0.5,0.25,nan,nan,0.8 0.4,0.2 0.6"
+        for scene, share in ((0, 0.6), (1, 0.7), (2, 0.5))
+        for method in ("ours", "other")
     ]
+    rows[-1] = rows[-1].replace("0.5,0.4", "0.2,0.4")
     text = "\n".join([f"{head},deletion,insertion", *rows]) + "\n"
     (tmp_path / "scenes-fold2-0.csv").write_text(text)
     print_report(tmp_path)
     printed = capsys.readouterr().out
-    assert "scenes: 3 events heard, folds 2" in printed
-    assert "| ours | 0.600 | 0.400 (+0.200 to +0.200) | 0.500 |" in printed
+    assert "scenes: 3 events heard, folds 2, 1 authors" in printed
+    assert "| ours | 3 | 0.600 | 0.400 (+0.200 to +0.200) | 0.500 |" in printed
+    assert "| other | +0.100 (+0.100 to +0.100) | +0.000 (+0.000 to +0.000) |" in printed
     assert "| deletion, ours | 1.00 | 0.50 | 0.750 |" in printed
+
+
+def test_events_with_the_same_label_are_one_truth(examination):
+    from types import SimpleNamespace
+
+    name = LABELS[2]
+    events = [
+        SimpleNamespace(labels=(name,), onset=0.2, offset=0.5, low_hz=500.0, high_hz=1000.0),
+        SimpleNamespace(labels=(name, "x"), onset=1.0, offset=1.5, low_hz=500.0, high_hz=1000.0),
+        SimpleNamespace(labels=("x",), onset=0.4, offset=1.2, low_hz=500.0, high_hz=2000.0),
+    ]
+    masks = regions(examination, 2, events[0], SimpleNamespace(events=events))
+    config = examination.examiner.checkpoint.front_end
+    truths = [Truth.of(event, examination.mel.shape[1], config).box for event in events]
+    assert (masks["box"] == truths[0] | truths[1]).all()
+    assert (masks["other"] == truths[2] & ~masks["box"]).all()
+    assert not masks["time"].all()
+    assert (masks["time"] >= masks["box"]).all()
+
+
+def test_boxes_are_hidden_once_for_all_labels(examination, monkeypatch):
+    from benchmarks.explain import methods
+
+    (_, before), (_, other) = (
+        next(densities(examination, label, ["occlusion"])) for label in (1, 3)
+    )
+    monkeypatch.setattr(examination.examiner, "fast", None)  # no further pass is needed
+    again = methods.occlusion(examination, 1)
+    assert (before == again).all()
+    assert not (before == other).all()
