@@ -14,7 +14,7 @@ from atgnn import synthetic
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.errors import AudioError, CheckpointError, ClipsError, ConfigError, LabelError
 from atgnn.learn import Listener, NodeCache, learn
-from atgnn.learn.fit import Examples, LeftOut, fit_head, fit_node, node_states
+from atgnn.learn.fit import Examples, LeftOut, _Adam, fit_head, fit_node, node_states
 from atgnn.learn.learning import threshold_of
 from atgnn.learn.nodes import Window
 from atgnn.learn.scores import new_logits
@@ -477,3 +477,35 @@ def test_sounds_by_rule_are_the_same_every_time():
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     assert len({sound.tobytes() for sound in one}) == 13
     assert all(np.isfinite(sound).all() and np.abs(sound).max() <= 1 for sound in one)
+
+
+def test_adam_is_that_of_pytorch():
+    begin = [torch.randn(4, generator=torch.Generator().manual_seed(n)) for n in (0, 1)]
+    rates = (0.1, 0.03)
+
+    def loss(x, y):
+        return ((x - 1) ** 2 * (y + 2) ** 2).sum() + x.abs().sum()
+
+    ours = [value.clone().requires_grad_() for value in begin]
+    theirs = [value.clone().requires_grad_() for value in begin]
+    adam = _Adam(ours, rates)
+    twin = torch.optim.Adam(
+        [{"params": [x], "lr": rate} for x, rate in zip(theirs, rates, strict=True)]
+    )
+    for _ in range(20):
+        adam.step(loss(*ours))
+        twin.zero_grad()
+        loss(*theirs).backward()
+        twin.step()
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_few_negatives_reach_a_threshold():
+    logits = np.concatenate([np.linspace(-1, 3, 20), np.linspace(-6, 0.5, 100)])
+    positive = np.arange(120) < 20
+    given = np.ones(120, bool)
+    limit = threshold_of(LeftOut(logits, positive, given, given))
+    assert (1 / (1 + np.exp(-logits[~positive])) >= limit).mean() <= 0.03
+    rule = threshold_of(LeftOut(logits, positive, positive, given))
+    assert (1 / (1 + np.exp(-logits[~positive])) >= rule).mean() <= 0.03
