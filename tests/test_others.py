@@ -341,6 +341,17 @@ def test_a_name_of_two_clips_is_refused(tmp_path):
         clips_named(["one.wav"], clips)
 
 
+def test_excerpts_of_one_file_are_told_apart_by_their_starts(tmp_path):
+    write(tmp_path / "long.wav", sound(1))
+    (tmp_path / "c.csv").write_text(
+        "path,labels,start,end\nlong.wav,Dog,0.5,1\nlong.wav,Dog,0,0.5\n"
+    )
+    clips = Clips.read(tmp_path / "c.csv")
+    (tmp_path / "s.csv").write_text("path,start,end,Dog\nlong.wav,0,0.5,0.1\nlong.wav,0.5,1,0.9\n")
+    table = import_scores([tmp_path / "s.csv"], clips=clips).table
+    np.testing.assert_allclose(table.aligned(clips, ["Dog"])[:, 0], [0.9, 0.1])
+
+
 def test_clips_give_the_rows_their_paths(tmp_path, scores):
     clips = clips_at(tmp_path, ["c.flac", "a.flac"])
     frame(scores).to_csv(tmp_path / "s.csv", index=False)
@@ -413,7 +424,7 @@ def test_without_an_extra_its_name_is_said(tmp_path, monkeypatch, package, name)
 
 
 def test_a_torch_file_that_would_run_code_is_refused(tmp_path, names):
-    (tmp_path / "m.pt").write_bytes(pickle.dumps(print))
+    (tmp_path / "m.pt").write_bytes(pickle.dumps(print, protocol=2))
     with pytest.raises(ScoresError, match="as tensors alone"):
         import_scores([tmp_path / "m.pt"], names=names)
 

@@ -9,6 +9,8 @@ The feature extractor hands waveforms on; the model holds the front end, whose s
 with the weights. A recording longer than the checkpoint's window is scored in windows, as
 `atgnn.Tagger` does it: the logits are those of the mean over windows, each counting by its length.
 
+The other way round, their models here: `atgnn.others.huggingface`.
+
 B batch, S samples, L labels.
 """
 

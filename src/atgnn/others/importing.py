@@ -76,7 +76,7 @@ def import_scores(
     named: Sequence[str] = _named(found, names, clips)
     known: Sequence[Hashable] = named
     if clips is not None:  # first of all: teachers of all AudioSet have two million rows
-        known = _places(named, clips, notes)
+        known = _places(named, clips, notes, found.starts)
         keep = [at for at, row in enumerate(known) if row != -1]
         found, named = _kept(found, keep), [named[at] for at in keep]
         known = [known[at] for at in keep]
@@ -228,9 +228,11 @@ def _presumed(found: Found, listed: Vocabulary | None) -> list[str]:
     ]
 
 
-def _places(names: Sequence[str], clips: Clips, notes: list[str]) -> list[int]:
+def _places(
+    names: Sequence[str], clips: Clips, notes: list[str], starts: np.ndarray | None
+) -> list[int]:
     """The clip of each row, or -1; what is missing is noted."""
-    rows = clips_named(names, clips)
+    rows = clips_named(names, clips, starts)
     foreign = [name for name, row in zip(names, rows, strict=True) if row < 0]
     if len(foreign) == len(rows):
         raise ScoresError(

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from atgnn.data.audioset import segment_names
 from atgnn.data.clips import Clips
 from atgnn.data.hdf5 import ENDINGS
@@ -20,6 +22,8 @@ from atgnn.others.arrays import NAMES, open_hdf5, pandas_for, texts
 from atgnn.scoring import ScoresError
 
 __all__ = ["clips_named", "read_names"]
+
+CLOSE = 0.001  # s: starts of the same excerpt
 
 
 def read_names(path: Path) -> list[str]:
@@ -100,11 +104,12 @@ def _of_content(content: Any, path: Path) -> list[str]:
     raise ScoresError(f"{path} holds no names: expected a list, or rows by name")
 
 
-def clips_named(names: Sequence[str], clips: Clips) -> list[int]:
+def clips_named(names: Sequence[str], clips: Clips, starts: np.ndarray | None = None) -> list[int]:
     """The clip (C) that each name means, or -1.
 
     By its path; else by its file's name, with or without ending; else, for AudioSet, by the id of
-    the video in the name, with times and a leading Y or without.
+    the video in the name, with times and a leading Y or without. Of several excerpts of a file the
+    one that begins where `starts` (N,) says, in seconds.
 
     Raises:
         ScoresError: a name means several clips, or several names mean one.
@@ -119,13 +124,16 @@ def clips_named(names: Sequence[str], clips: Clips) -> list[int]:
             for video, _ in segment_names(path.stem)
         ),
     ]
+    begins = clips.table["start"].to_numpy(float)
     found = []
-    for name in names:
+    for at, name in enumerate(names):
         stem, rows = Path(name).name, exact.get(name, [])
         asked = ([stem], [Path(name).stem, stem], [video for video, _ in _segments(name)])
         for index, keys in zip(loose, asked, strict=True):
             if not rows:
                 rows = next((index[key] for key in keys if key in index), [])
+        if len(rows) > 1 and starts is not None:
+            rows = [row for row in rows if abs(begins[row] - starts[at]) < CLOSE]
         if len(rows) > 1:
             raise ScoresError(
                 f"{name} means {len(rows)} of the clips, the first is {clips.paths[rows[0]]}: "
