@@ -7,9 +7,9 @@
 Recordings by the query's own author are left out, so that nothing is found by its microphone. The
 model has heard none of them: on ESC-10 each fold is searched with the weights that were trained on
 the other four (mean over folds), and on cc_sounds with those of ESC-10's fold 1. Beside it, in the
-same search: MFCC (mean and deviation of 20 coefficients and their differences) and the same network
-with random weights (batch norms adjusted to the clips). `latency`: an index of 100,000 segments
-with random vectors, searched through the same files and classes as `atgnn search`.
+same search: MFCC (mean and deviation of 20 coefficients, their first and their second differences)
+and the same network with random weights (batch norms adjusted to the clips). `latency`: an index of
+100,000 segments with random vectors, searched through the same files and classes as `atgnn search`.
 
 N clips, D width of a vector.
 """
@@ -31,10 +31,10 @@ from atgnn.frontend import FrontEnd
 from atgnn.networks import build
 from atgnn.search.index import Index, IndexSettings, _Scale
 from atgnn.search.store import Entry
+from benchmarks.comparison.classical import SPACES, features_of, log_mels
 
 KEPT = Path(__file__).parents[1] / "esc10" / "first" / "seed1"
 RANKS = 10
-COEFFICIENTS = 20
 
 
 def main() -> None:
@@ -43,12 +43,13 @@ def main() -> None:
     quality_ = commands.add_parser("quality")
     quality_.add_argument("--data", type=Path, required=True)
     quality_.add_argument("--seed", type=int, default=1, help="of the random weights")
+    quality_.add_argument("--vectors", nargs="+", choices=list(KINDS), default=list(KINDS))
     latency_ = commands.add_parser("latency")
     latency_.add_argument("--segments", type=int, default=100_000)
     latency_.add_argument("--model", default="everyday-mini")
     args = parser.parse_args()
     if args.command == "quality":
-        quality(args.data, args.seed)
+        quality(args.data, args.seed, args.vectors)
     else:
         latency(args.segments, args.model)
 
@@ -56,7 +57,7 @@ def main() -> None:
 # ------------------------------------------------------------------ quality
 
 
-def quality(data: Path, seed: int) -> None:
+def quality(data: Path, seed: int, kinds: Sequence[str]) -> None:
     """Print a table: a row for each set and kind of vector."""
     print("| set | vectors | mAP@10 | precision@1 | precision@10 | queries |")
     print("|---|---|---:|---:|---:|---:|")
@@ -64,8 +65,8 @@ def quality(data: Path, seed: int) -> None:
     folds = [(list(esc10.where(fold=fold)), KEPT / f"fold{fold}") for fold in range(1, 6)]
     others = [(list(Clips.read(data / "cc_sounds")), KEPT / "fold1")]
     for name, parts in (("ESC-10, five folds", folds), ("cc_sounds", others)):
-        for kind, make in KINDS.items():
-            found = [measure(make(clips, model, seed), clips) for clips, model in parts]
+        for kind in kinds:
+            found = [measure(KINDS[kind](clips, model, seed), clips) for clips, model in parts]
             queries = sum(count for *_, count in found)
             mean = np.mean([numbers for *numbers, _ in found], axis=0)
             print(f"| {name} | {kind} | {' | '.join(f'{x:.3f}' for x in mean)} | {queries} |")
@@ -127,20 +128,11 @@ def untrained_embedder(paths: Sequence[Source], model: Path, seed: int) -> Embed
 
 
 def mfcc(clips: list[Clip], model: Path, seed: int) -> np.ndarray:
-    """Mean and deviation of cepstral coefficients and of their differences in time."""
-    from scipy.fft import dct
-
-    front_end, rows = FrontEnd(), []
-    for clip in clips:
-        with torch.inference_mode():
-            mel = front_end.log_mel(_wave(clip.path, front_end)[None])[0][0].numpy()
-        numbers = dct(mel, axis=1, norm="ortho")[:, :COEFFICIENTS]
-        steps = np.diff(numbers, axis=0) if len(numbers) > 1 else np.zeros_like(numbers)
-        rows.append(np.concatenate([f(x, axis=0) for x in (numbers, steps) for f in (_mean, _std)]))
-    return np.stack(rows).astype(np.float32)
+    """What benchmarks/comparison tells a support vector machine of a clip."""
+    settings = {name: values[0] for name, values in SPACES["mfcc-svm"].items()}
+    return features_of("mfcc-svm", settings, log_mels(clips)).astype(np.float32)
 
 
-_mean, _std = np.mean, np.std
 KINDS: dict[str, Callable[[list[Clip], Path, int], np.ndarray]] = {
     "ours": ours,
     "random weights": untrained,
