@@ -9,9 +9,12 @@
 of the other folds, from the weights that are kept of ESC-10 and never heard the fold either; the
 fold after it watches, the last epoch is taken. `measure` explains every event that a model hears in
 new scenes of the fold, by every method of `methods.py` or those named, and with untrained weights.
-`report` prints the tables. Without --model the model is that of `train`; the weights kept of ESC-10
-(benchmarks/esc10/first/seed1/foldK) are measured with --model and --events 1 --seconds 5
---level 20:40 --background=-70:-50, which is nearer to what they were trained on.
+`report` prints the tables, with intervals from resampling authors.
+
+Without --model the model is that of `train`. The weights kept of ESC-10 need no training: with
+--model benchmarks/esc10/long-noise-slow/seed1/foldK they are measured on pairs of sounds in 7 s
+(--seconds 7 --name pairs). They say one label, so that of two sounds at most one is heard. What was
+measured is kept, and the same command goes on; --until sets how far.
 """
 
 from __future__ import annotations
