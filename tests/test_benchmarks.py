@@ -231,6 +231,14 @@ def test_front_ends_are_compared(capsys):
         assert row["times_real_time"] == pytest.approx(2 / (1e-3 * row["median_ms"]))
 
 
+def test_front_ends_of_other_systems_are_timed_against_librosa(capsys):
+    pytest.importorskip("librosa")
+    options = ["--preset", "cnn14-16k", "--batch", "2", "--seconds", "1", "--rounds", "1"]
+    found = report(capsys, "frontend", *options, "--no-memory")
+    assert [row["system"] for row in found["cases"][0]["systems"]] == ["ours", "published"]
+    assert "published: librosa" in found["notes"]
+
+
 def test_front_end_measures_the_statistics_of_a_folder(tmp_path, capsys):
     import soundfile
 

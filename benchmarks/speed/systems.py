@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from atgnn.baselines.ast import AST, AST_PRESETS
 from atgnn.errors import ConfigError
-from atgnn.frontend import FrontEnd, FrontEndConfig
+from atgnn.frontend import FrontEnd, FrontEndConfig, front_end_preset
 from atgnn.memory import give_back_freed_memory
 from atgnn.model import ModelConfig
 from atgnn.model.segments import lean
@@ -236,9 +236,9 @@ def training_step(case: Case, network: nn.Module) -> Callable[[], Tensor]:
 
 
 def front_end(case: Case) -> Callable[[], object]:
-    """Log-mel of a batch of waveforms: ours, Kaldi's as published, AST's feature extractor."""
-    config = FrontEndConfig()
-    wave = waveform(case.seconds, case.batch).to(case.device)
+    """Log-mel of a batch of waveforms: ours, Kaldi's or librosa's as published, transformers'."""
+    config = front_end_preset(case.preset)
+    wave = waveform(case.seconds, case.batch, config.sample_rate).to(case.device)
     if case.system == "ours":
         ours = FrontEnd(config).to(case.device)
         return torch.inference_mode()(lambda: ours(wave)[0])
@@ -250,12 +250,38 @@ def front_end(case: Case) -> Callable[[], object]:
             extract = ASTFeatureExtractor(max_length=case.frames)
         clips = [clip.numpy() for clip in wave.cpu()]
         return lambda: extract(clips, sampling_rate=config.sample_rate, return_tensors="pt")
+    if config.kind == "stft":
+        return librosa_mel(config, [clip.numpy() for clip in wave.cpu()])
     clip_by_clip = torchaudio_fbank(config) or partial(fbank, config=config)
 
     @torch.inference_mode()
     def published() -> Tensor:
         features = torch.stack([clip_by_clip(clip) for clip in wave])
         return (features - config.mean) / config.std
+
+    return published
+
+
+def librosa_mel(config: FrontEndConfig, clips: list[Any]) -> Callable[[], Any]:
+    """librosa's log-mel spectrogram, clip by clip; the first call makes its filters."""
+    import librosa
+
+    settings = {
+        "sr": config.sample_rate,
+        "n_fft": config.n_fft,
+        "win_length": config.window,
+        "hop_length": config.hop,
+        "n_mels": config.n_mels,
+        "fmin": config.band[0],
+        "fmax": config.band[1],
+        "htk": config.mel_scale == "htk",
+        "norm": "slaney" if config.mel_area else None,
+        "pad_mode": "reflect",
+    }
+
+    def published() -> Any:
+        mel = [librosa.feature.melspectrogram(y=clip, **settings) for clip in clips]
+        return [librosa.power_to_db(one, amin=config.least_power, top_db=None) for one in mel]
 
     return published
 
