@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from atgnn.baselines import fsd50k_vgg
 from atgnn.baselines.fsd50k_vgg import FSD50K_VGG_PRESETS, FSD50KVGG
 from atgnn.errors import ConfigError
 from atgnn.networks import own_front_end, preset_cost
@@ -58,6 +59,17 @@ def test_a_clip_has_the_mean_probability_of_its_patches(frames, starts):
     model, mel = small(), noise(2, frames, 12)
     mean = torch.stack([restated(model, mel[:, i : i + 10]).sigmoid() for i in starts]).mean(0)
     torch.testing.assert_close(model(mel).sigmoid(), mean)
+
+
+@torch.no_grad()
+def test_many_patches_are_scored_in_portions(monkeypatch):
+    model, mel = small(), noise(3, 30, 12)
+    whole = model(mel)
+    monkeypatch.setattr(fsd50k_vgg, "AT_ONCE", 4)
+    sizes = []
+    model.groups[0].register_forward_hook(lambda module, inputs, out: sizes.append(len(out)))
+    torch.testing.assert_close(model(mel), whole)
+    assert sizes == [4, 4, 4, 3]
 
 
 @torch.no_grad()

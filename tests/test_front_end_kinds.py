@@ -231,3 +231,16 @@ def test_decibels_vary_as_natural_logarithms_do():
     quiet = AugmentSettings(equalise_db=6, band_limit=1.0)
     out, _ = vary_features(silent, lengths, quiet, torch.Generator().manual_seed(1), db)
     assert out.min() >= -100.001
+
+
+def test_exports_as_a_graph():
+    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=200)
+    program = torch.export.export(
+        FrontEnd(STFT),
+        (noise(4_000)[None].repeat(2, 1), torch.tensor([4_000, 999])),
+        dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
+    )
+    wave, lengths = noise(3 * 2_000).view(3, 2_000), torch.tensor([2_000, 40, 1_999])
+    both = program.module()(wave, lengths), FrontEnd(STFT)(wave, lengths)
+    for found, expected in zip(*both, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)

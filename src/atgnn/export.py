@@ -30,17 +30,21 @@ import torch
 from torch import Tensor, nn
 
 from atgnn import __version__
+from atgnn.baselines.base import Baseline
 from atgnn.checkpoint import Checkpoint
 from atgnn.errors import AtgnnError, MissingExtraError
 from atgnn.files import new_file
 from atgnn.graph import ceil_div, use_backend
-from atgnn.model import ATGNN, ModelConfig
-from atgnn.model.inference import for_inference
+from atgnn.model import ATGNN, ModelConfig, inference
+from atgnn.model.beside import LabelsBeside
+from atgnn.model.config import LayoutConfig
+from atgnn.networks import for_inference
 from atgnn.onnx_tagger import METADATA, OnnxModel
 
 __all__ = ["Difference", "ExportError", "check_parity", "export_onnx", "least_frames"]
 
 OPSET = 20  # the first with GELU
+FEW = 32  # frames: one cell of the last grid of networks that halve theirs five times
 #: Scores of float32 files differ by no more than this in the mean, none by more than `FARTHEST`.
 #: Rounding in another order changes features in the last bits; two neighbours that are equally near
 #: but for such a bit may change places, and then a maximum moves.
@@ -72,9 +76,11 @@ class Portable(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint, front_end: bool) -> None:
         super().__init__()
-        assert isinstance(checkpoint.model, ATGNN)
         self.front_end = checkpoint.make_front_end() if front_end else None
-        self.network = for_inference(checkpoint.model, portable=True).folded
+        if isinstance(checkpoint.model, ATGNN):
+            self.network = inference.for_inference(checkpoint.model, portable=True).folded
+        else:
+            self.network = for_inference(checkpoint.model).folded
         self.calibrated = checkpoint.calibrated
         self.softmax = checkpoint.activation == "softmax"
         self.eval()
@@ -98,7 +104,8 @@ def export_onnx(
     """Write an ONNX file and return how far its scores are from the model's.
 
     Args:
-        checkpoint: a model of kind ATGNN whose relative positions are not the published tables.
+        checkpoint: an ATGNN whose relative positions are not the published tables, or a baseline
+            that knows which cells of a padded batch are sound (`Baseline.one_graph`).
         path: where to; nothing is left there when the check fails.
         front_end: whether the file takes waveforms (B, samples) or features (B, frames, mels).
         int8: store and multiply the weights of linear maps in 8 bits.
@@ -144,11 +151,14 @@ def describe(checkpoint: Checkpoint, front_end: bool, int8: bool) -> dict[str, A
     }
 
 
-def least_frames(config: ModelConfig) -> int:
+def least_frames(config: LayoutConfig) -> int:
     """Frames from which every graph of a model has all the neighbours that its blocks ask for.
 
     Shorter clips are padded up to it by whoever uses the file; their `lengths` say what is sound.
+    Networks without graphs are happy with any length: few will do to follow them with.
     """
+    if not isinstance(config, ModelConfig):
+        return FEW
     frames = 1
     while not _enough(config, frames):
         frames += 1
@@ -171,14 +181,15 @@ def _enough(config: ModelConfig, frames: int) -> bool:
 
 
 def _check_exportable(checkpoint: Checkpoint) -> None:
-    config = checkpoint.model.config
-    if not isinstance(config, ModelConfig):
+    model, config = checkpoint.model, checkpoint.model.config
+    if isinstance(model, Baseline) and not model.one_graph:
         raise ExportError(
-            f"only models of kind atgnn are exported, this one is of kind {config.kind}"
+            f"networks of kind {config.kind} are not exported, as they score clips of unequal "
+            "length one by one: use this checkpoint where atgnn is installed"
         )
-    if not isinstance(checkpoint.model, ATGNN):
+    if isinstance(model, LabelsBeside):
         raise ExportError("a model with label packs is not exported: export it without them")
-    if config.position == "legacy":
+    if isinstance(config, ModelConfig) and config.position == "legacy":
         raise ExportError(
             "this model has the published tables of relative position, which are made anew for "
             "every length: only models with position grid or none are exported"

@@ -59,10 +59,13 @@ class Baseline(nn.Module):
     Attributes:
         by_label: weights whose first axis counts labels.
         least_frames: shorter clips get zeros up to so many frames.
+        one_graph: whether `forward` is its own and scores clips of unequal length together, by
+            masks: then it can be exported.
     """
 
     by_label: ClassVar[tuple[str, ...]]
     least_frames: int = 1
+    one_graph: ClassVar[bool] = False
 
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__()

@@ -186,6 +186,7 @@ class EfficientNet(Baseline):
     """
 
     config: EfficientNetConfig
+    one_graph: ClassVar[bool] = True
 
     def __init__(self, config: EfficientNetConfig, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__(config)

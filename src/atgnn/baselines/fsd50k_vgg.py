@@ -24,6 +24,8 @@ from atgnn.baselines.base import Baseline, BaselineConfig, ImageNorm
 
 __all__ = ["FSD50K_VGG_PRESETS", "FSD50KVGG", "FSD50KVGGConfig"]
 
+AT_ONCE = 64  # patches that are scored together: a batch of long clips has thousands
+
 
 class FSD50KVGGConfig(BaselineConfig):
     """Layout of the VGG-like network; the defaults are the paper's."""
@@ -91,7 +93,10 @@ class FSD50KVGG(Baseline):
     def logits(self, mel: Tensor) -> Tensor:
         """Score clips of one length, ``(B, T, F)``: ``(B, S)``, from means of probabilities."""
         patches = torch.stack([mel[:, i : i + self.least_frames] for i in self._starts(mel)], 1)
-        logits = self.patch_logits(patches.flatten(0, 1)).view(*patches.shape[:2], -1)  # (B, P, S)
+        rows = patches.flatten(0, 1)
+        portions = [rows] if self.training else rows.split(AT_ONCE)
+        logits = torch.cat([self.patch_logits(some) for some in portions])
+        logits = logits.view(*patches.shape[:2], -1)  # (B, P, S)
         if logits.shape[1] == 1:
             return logits[:, 0]
         # ln(p / (1 - p)) of the mean p, without a p that rounds to 0 or 1.

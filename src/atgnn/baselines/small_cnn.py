@@ -40,6 +40,7 @@ class SmallCNN(Baseline):
     """Log-mel spectrogram in, one logit per label out."""
 
     by_label = ("classifier.weight", "classifier.bias")
+    one_graph: ClassVar[bool] = True
 
     def __init__(self, config: SmallCNNConfig) -> None:
         super().__init__(config)
