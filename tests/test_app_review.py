@@ -2,7 +2,7 @@
 
 import pytest
 from helpers import tiny_checkpoint
-from test_app import FLAGS, browser  # noqa: F401
+from test_app import CONTRAST, browser  # noqa: F401
 from test_learn import few_sounds_by_rule  # noqa: F401
 from test_review import pack, place, recordings, session  # noqa: F401
 from typer.testing import CliRunner
@@ -86,7 +86,7 @@ def test_keys_judge_on_a_phone_s_width(browser, place, session, pack):  # noqa: 
     tagger = Tagger(tiny_checkpoint(), "cpu")
     review = Review(session, recordings(place), "best", 3)
     with serve(tagger, AppSettings(), review=review) as served:
-        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         page.set_default_timeout(60_000)
         page.goto(served.url)
         page.get_by_role("tab", name="Review").click()
@@ -105,6 +105,15 @@ def test_keys_judge_on_a_phone_s_width(browser, place, session, pack):  # noqa: 
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         boxes = [page.locator(f"#verdict-{one}").bounding_box() for one in ("accept", "back")]
         assert all(box["y"] + box["height"] <= 800 for box in boxes), "within reach of a thumb"
+        assert page.evaluate(CONTRAST, ".judge h2, .judge .note, #verdicts button") > 4.5
+        page.reload()
+        page.get_by_role("tab", name="Review").click()
+        page.get_by_text("1 of ").wait_for()
+        page.wait_for_function(
+            "document.querySelector('#who textarea, #who input').value === 'Any Nay'"
+        )
+        page.locator("#verdict-reject").click()
+        page.get_by_text("2 of ").wait_for()
         page.close()
-    (verdict,) = session.store.standing("whistle").values()
-    assert (verdict.verdict, verdict.who) == ("accept", "Any Nay")
+    verdicts = [(one.verdict, one.who) for one in session.store.standing("whistle").values()]
+    assert verdicts == [("accept", "Any Nay"), ("reject", "Any Nay")]

@@ -39,6 +39,21 @@ document.addEventListener('keydown', event => {
 });
 """
 
+#: Who judges is kept in the visitor's browser, and nowhere else, until the next visit.
+WHO = """
+const keep = () => {
+  const box = document.querySelector('#who textarea, #who input');
+  if (!box || box.dataset.kept) return;
+  box.dataset.kept = 'yes';
+  box.addEventListener('input', () => localStorage.setItem('atgnn-who', box.value));
+  const name = localStorage.getItem('atgnn-who');
+  if (name && !box.value) {
+    box.value = name;
+    box.dispatchEvent(new Event('input', {bubbles: true}));
+  }
+};
+"""
+
 #: Gradio says some things itself, before our server hears of them. They are put in our words.
 WORDS = """
 const reword = node => node.querySelectorAll('[data-testid=toast-text]').forEach(text => {
@@ -50,9 +65,12 @@ const reword = node => node.querySelectorAll('[data-testid=toast-text]').forEach
     if (title) title.textContent = 'Not done';
   }
 });
-new MutationObserver(changes => changes.forEach(change => change.addedNodes.forEach(
-  node => node.querySelectorAll && reword(node)
-))).observe(document.documentElement, {childList: true, subtree: true});
+new MutationObserver(changes => {
+  changes.forEach(change => change.addedNodes.forEach(
+    node => node.querySelectorAll && reword(node)
+  ));
+  keep();
+}).observe(document.documentElement, {childList: true, subtree: true});
 """
 
 
@@ -80,4 +98,4 @@ def head(settings: AppSettings) -> str:
     ]
     # No text may end the script early.
     data = json.dumps(said).replace("</", "<\\/")
-    return f"<script>const SAID = {data};{WORDS}{KEYS}</script>"
+    return f"<script>const SAID = {data};{WHO}{WORDS}{KEYS}</script>"
