@@ -12,6 +12,7 @@ from helpers import LABELS, sound, write
 from typer.testing import CliRunner
 
 from atgnn.baselines import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
+from atgnn.baselines.efficientnet import SpatialNorm
 from atgnn.baselines.imagenet import imagenet_file, load_imagenet
 from atgnn.checkpoint import Checkpoint
 from atgnn.cli import app
@@ -19,6 +20,7 @@ from atgnn.errors import CheckpointError, ConfigError, MissingExtraError
 from atgnn.frontend import FrontEndConfig
 from atgnn.labels import Vocabulary
 from atgnn.model import ModelConfig
+from atgnn.model.layers import LinearNorm
 from atgnn.model.transfer import transfer
 from atgnn.networks import (
     build,
@@ -91,6 +93,19 @@ def test_one_channel_answers_to_grey_as_the_published_one(oracle):
 def test_sizes_are_the_published_ones(name, million):
     cost = measure_cost(network_preset(name, num_labels=1000, in_channels=3))
     assert cost.trainable_parameters / 1e6 == pytest.approx(million, abs=0.005)
+
+
+def test_work_is_what_the_layers_say():
+    """torch counts what is computed; here each convolution on the grid that it works on."""
+    config = network_preset("lite0", num_labels=7)
+    rows, columns, macs = config.n_mels, 77, 0
+    for module in empty_network(config).modules():  # in the order in which they compute
+        if isinstance(module, SpatialNorm):
+            rows, columns = (-(-size // module.stride) for size in (rows, columns))
+            macs += rows * columns * module.conv.weight.numel()
+        elif isinstance(module, LinearNorm):
+            macs += rows * columns * module.linear.weight.numel()
+    assert round(measure_cost(config, 77).gmacs * 1e9) == macs + 7 * 1280
 
 
 @pytest.mark.parametrize("name", ["lite1", "lite2"])
