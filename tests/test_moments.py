@@ -188,7 +188,7 @@ def test_a_run_learns_when(scenes, tmp_path):
     truth, inside, outside = read_strong(scenes / "events.csv"), [], []
     for name, events in truth.items():
         (read,) = Listening(tagger).score_many([scenes / name])
-        for stretch in curve(read, checkpoint, EventSettings()):
+        for stretch in curve(read, checkpoint, EventSettings(smooth_s=0)):
             middle = (stretch.start + stretch.end) / 2
             for event in events:
                 (label,) = event.labels
@@ -328,6 +328,20 @@ def test_overlapping_windows_share_their_overlap(tagger):
     assert found[-1].end == pytest.approx(2.6)
 
 
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 6.0])
+def test_scores_are_medians_over_what_is_around(tagger, seconds):
+    (read,) = Listening(tagger).score_many([(sound(seconds), RATE)])
+    own = curve(read, tagger.checkpoint, EventSettings(smooth_s=0))
+    smooth = curve(read, tagger.checkpoint, EventSettings(smooth_s=0.8))  # five of 0.16 s
+    assert [(one.start, one.end) for one in smooth] == [(one.start, one.end) for one in own]
+    rows = np.array([one.scores for one in own])
+    for number, one in enumerate(smooth):
+        around = rows[max(0, number - 2) : number + 3]
+        np.testing.assert_array_equal(one.scores, np.median(around, axis=0))
+    assert Listening(tagger).settings.smooth_s == 1.6
+    assert Listening(tagger, EventSettings(reading="windows")).settings.smooth_s == 0
+
+
 @pytest.mark.parametrize("chunk", [997, 10**6])
 def test_a_stream_gives_exactly_the_events_of_the_file(tagger, tmp_path, chunk):
     wave = sound(9.7, 44_100)
@@ -355,7 +369,7 @@ def test_moments_of_silence_score_nothing(tagger):
     wave = sound(6)
     wave[2 * RATE : 4 * RATE] = 0
     (read,) = Listening(tagger).score_many([(wave, RATE)])
-    for stretch in curve(read, tagger.checkpoint, EventSettings()):
+    for stretch in curve(read, tagger.checkpoint, EventSettings(smooth_s=0)):
         if stretch.start > 2.1 and stretch.end < 3.9:
             assert not stretch.scores.any()
         elif stretch.end < 1.9 or stretch.start > 4.1:

@@ -3,7 +3,6 @@
     python -m benchmarks.events.scenes train --data SOUNDS --out RUNS --init MODEL
     python -m benchmarks.events.scenes tune  --data SOUNDS --out RUNS --init MODEL
     python -m benchmarks.events.scenes run   --data SOUNDS --out RUNS --init MODEL
-    python -m benchmarks.events.scenes bands --data SOUNDS --out RUNS --init MODEL
     python -m benchmarks.events.scenes oracle --data SOUNDS --out RUNS
     python -m benchmarks.events.scenes report
 
@@ -15,7 +14,6 @@ benchmarks/everyday/fit.py train makes). `train` goes on with it on scenes of fo
 recipe `scenes`. `tune` compares ways to read and smooth on scenes of fold 2, `run` takes thresholds
 from there and measures on scenes of fold 1, which nothing here has heard; also how well whole clips
 of fold 1 are tagged. `oracle` blurs the truth: what a detector that makes no mistake would get.
-`bands` asks where in frequency events lie, see docs/events.md.
 
 Each new figure of fold 1 is a row of benchmarks/test_fold_looks.csv.
 """
@@ -70,7 +68,7 @@ LABELS = (
     "Waves_and_surf",
 )
 JUDGED, LEARNED = 100, 800  # scenes of a fold
-SETTINGS = ("precision=bf16-mixed", "optim.epochs=3", "optim.warmup_steps=30")
+SETTINGS = ("precision=bf16-mixed", "optim.epochs=3", "optim.warmup_steps=30", "workers=1")
 BLURS = (0.0, 0.32, 0.64, 1.0, 2.0, 3.0)  # s
 READINGS: dict[str, dict[str, Any]] = {
     "windows 2 s": {"reading": "windows"},

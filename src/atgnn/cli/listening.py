@@ -33,7 +33,7 @@ FormatOption = Annotated[
 ]
 
 #: Parameters that say nothing without ``--events``.
-EVENT_OPTIONS = ("reading", "window", "hop", "on", "off", "gap", "shortest", "bands")
+EVENT_OPTIONS = ("reading", "window", "hop", "on", "off", "smooth", "gap", "shortest", "bands")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,14 @@ class EventOptions:
             help="It lasts from this score on; of one label or of all; may be repeated.",
         ),
     ] = None
+    smooth: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=PANEL,
+            metavar="S",
+            help="Scores are medians over so long. [0; by moments 1.6]",
+        ),
+    ] = None
     gap: Annotated[
         float | None,
         typer.Option(rich_help_panel=PANEL, metavar="S", help="Events this near are one."),
@@ -104,6 +112,7 @@ class EventOptions:
             "hop_s": self.hop,
             "on": _scores("--on", self.on or ([] if threshold is None else [str(threshold)])),
             "off": _scores("--off", self.off or []),
+            "smooth_s": self.smooth,
             "gap_s": self.gap,
             "shortest_s": self.shortest,
             "reading": self.reading,

@@ -18,7 +18,7 @@ from atgnn.events.settings import EventSettings, places_of
 from atgnn.model.geometry import NodePlaces
 from atgnn.tagger import Scores
 
-__all__ = ["Curve", "MomentCurve", "Stretch", "curve", "curve_of"]
+__all__ = ["Curve", "MomentCurve", "Smoothed", "Stretch", "curve", "curve_of"]
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,49 @@ def _one(bands: Bands | None, number: int) -> Bands | None:
     return None if bands is None else Bands(bands.shares[number], bands.levels[number])
 
 
-def curve_of(checkpoint: Checkpoint, settings: EventSettings) -> Curve | MomentCurve:
+class Smoothed:
+    """A course whose scores are medians over so many stretches around each; fewer at its ends."""
+
+    def __init__(self, course: Curve | MomentCurve, count: int) -> None:
+        """`count` is odd."""
+        self._course, self._half = course, count // 2
+        self._held: list[Stretch] = []
+        self._given = 0  # of those held
+
+    def add(self, start: float, seconds: float, row: np.ndarray) -> list[Stretch]:
+        """The next window and its row; the stretches of which all that counts is known."""
+        return self._next(self._course.add(start, seconds, row), self._half)
+
+    def finish(self) -> list[Stretch]:
+        """The stretches that are left."""
+        return self._next(self._course.finish(), 0)
+
+    def _next(self, stretches: list[Stretch], behind: int) -> list[Stretch]:
+        """Take more; give those that have `behind` after them."""
+        self._held += stretches
+        out = []
+        while self._given < len(self._held) - behind:
+            around = self._held[max(0, self._given - self._half) : self._given + self._half + 1]
+            scores = np.median([one.scores for one in around], axis=0)
+            out.append(replace(self._held[self._given], scores=scores))
+            self._given += 1
+        over = max(0, self._given - self._half)
+        del self._held[:over]
+        self._given -= over
+        return out
+
+
+def curve_of(checkpoint: Checkpoint, settings: EventSettings) -> Curve | MomentCurve | Smoothed:
     """What makes the course of a recording of windows; `settings` are those `for_model`."""
     layout = layout_of(checkpoint, settings)
+    course: Curve | MomentCurve = Curve(*settings.framing, layout)
+    step = settings.framing[1]
     if settings.reading == "moments":
-        return MomentCurve(places_of(checkpoint), layout)
-    return Curve(*settings.framing, layout)
+        places = places_of(checkpoint)
+        course, step = MomentCurve(places, layout), places.seconds
+    assert settings.smooth_s is not None
+    count = 2 * round((settings.smooth_s / step - 1) / 2) + 1  # odd
+    return course if count <= 1 else Smoothed(course, count)
 
 
 def curve(scores: Scores, checkpoint: Checkpoint, settings: EventSettings) -> list[Stretch]:
