@@ -1,4 +1,4 @@
-"""The band that an event lies in: what labels looked at, and where it was louder than usual."""
+"""The band that an event lies in: where in frequency its label looked."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from atgnn.checkpoint import Checkpoint
 from atgnn.cli import app
 from atgnn.errors import ConfigError
 from atgnn.events import Event, EventSettings, Stream, detect
-from atgnn.events.bands import MEMORY, Usual
-from atgnn.events.rows import Bands, Layout, band_places
+from atgnn.events.bands import OUTSIDE, band_of, band_places
+from atgnn.events.rows import Layout
 from atgnn.frontend import FrontEndConfig
 from atgnn.labels import Vocabulary
 from atgnn.model import ATGNN
@@ -57,49 +57,33 @@ def test_the_share_of_each_row_is_that_of_the_channels_it_won():
 
 def test_rows_are_taken_apart_as_they_were_put_together():
     by_windows = Layout(labels=3, rows=2)
-    assert by_windows.width == 3 + 4 * 2
-    scores, bands = by_windows.split(np.arange(11.0))
+    assert by_windows.width == 9
+    scores, shares = by_windows.split(np.arange(9.0))
     assert scores.tolist() == [[0, 1, 2]]
-    assert bands.shares.tolist() == [[[3, 4], [5, 6], [7, 8]]]
-    assert bands.levels.tolist() == [[9, 10]]
+    assert shares.tolist() == [[[3, 4], [5, 6], [7, 8]]]
     by_moments = Layout(labels=2, moments=2, rows=1)
-    scores, bands = by_moments.split(np.arange(by_moments.width * 1.0))
-    assert by_moments.whole(np.arange(12.0)[None]).tolist() == [[0, 1]]
+    assert by_moments.width == 10
+    scores, shares = by_moments.split(np.arange(10.0))
+    assert by_moments.whole(np.arange(10.0)[None]).tolist() == [[0, 1]]
     assert scores.tolist() == [[2, 3], [4, 5]]
-    assert bands.shares[:, :, 0].tolist() == [[6, 7], [9, 10]]
-    assert bands.levels.tolist() == [[8], [11]]
+    assert shares[:, :, 0].tolist() == [[6, 7], [8, 9]]
+    assert Layout(labels=2).split(np.arange(2.0))[1] is None
 
 
-def test_a_band_is_where_it_was_louder_than_usual():
-    checkpoint = tiny_checkpoint()
-    edges = band_places(checkpoint).band_edges()
-    assert len(edges) == 5
-    usual, even = Usual(checkpoint), np.full(4, 0.25)
-    for _ in range(9):
-        usual.add(1.0, np.zeros(4))
-    usual.add(1.0, np.array([0.0, 0.0, 2.0, 0.0]))
-    low, high = usual.band(Bands(even, np.array([0.0, -1.0, 2.0, 0.0])))
-    bins = np.array([12 + 0.1 * 8, 20 - 0.1 * 8])  # row 2 is around bin 16
-    assert (low, high) == pytest.approx(tuple(checkpoint.front_end.bins_to_hertz(bins)))
-    # where it is never quieter, only what the label looked at is left
-    low, high = usual.band(Bands(np.array([1.0, 0, 0, 0]), np.zeros(4)))
-    assert edges[0] < low < high < edges[1]
-    for _ in range(2 * int(MEMORY)):
-        usual.add(1.0, np.zeros(4))
-    assert len(usual._levels) <= MEMORY + 1
-
-
-def test_the_band_of_a_tone_holds_the_tone(tagger):
-    """Whatever an untrained label looks at: the noise was there before, the tone was not."""
-    wave = 0.01 * np.random.default_rng(0).standard_normal(12 * RATE)
-    part = slice(5 * RATE, 8 * RATE)
-    wave[part] += 0.3 * np.sin(2 * np.pi * 4500 * np.arange(3 * RATE) / RATE)
-    loose = FINE.model_copy(update={"on": 0.0, "off": 0.0})
-    whole = list(detect(tagger, (wave.astype(np.float32), RATE), loose))
-    assert len(whole) == len(LABELS)
-    for event in whole:
-        assert event.low_hz < 4500 < event.high_hz
-        assert event.high_hz - event.low_hz < 5000
+def test_a_band_holds_most_of_the_evidence():
+    places = band_places(tiny_checkpoint())
+    hertz = places.front_end.bins_to_hertz
+    one_row = band_of(places, np.array([0.0, 0.0, 5.0, 0.0]))  # row 2 is around bin 16
+    share = OUTSIDE * 8
+    assert one_row == pytest.approx(tuple(hertz(np.array([12 + share, 20 - share]))))
+    low, high = band_of(places, np.array([0.5, 0, 0, 0.5]))
+    assert (low, high) == pytest.approx(
+        tuple(hertz(np.array([-1 + 2 * OUTSIDE * 5, 32 - 2 * OUTSIDE * 12])))
+    )
+    edges = places.band_edges()
+    for row in range(4):
+        low, high = band_of(places, np.eye(4)[row])
+        assert edges[row] < low < high < edges[row + 1]
 
 
 def test_bands_change_nothing_else_and_a_stream_s_are_those_of_the_file(tagger):

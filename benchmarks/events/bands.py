@@ -7,14 +7,13 @@ Scenes and models are those of `benchmarks.events.scenes`. A true band holds 90 
 the event's own sound, before mixing. Times are the true ones (their place among moments or
 windows), so that bands alone are judged. "IoU" is the width, in Hz, that both bands share by the
 width that they cover together; "covered" the share of the true band. The whole band that the model
-hears is the trivial answer. "loudness" leaves out what labels looked at, "labels" how loud it was.
+hears is the trivial answer.
 """
 
 import argparse
 import csv
 import datetime
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,32 +28,13 @@ from benchmarks.events.measures import append
 from benchmarks.events.scenes import LABELS, LOOKS, READINGS, TEST, Shop
 
 RESULTS = Path(__file__).with_name("bands.csv")
-COLUMNS = ("model", "reading", "fold", "answer", "events", "iou", "covered", "width_hz")
+COLUMNS = ("model", "reading", "fold", "events", "iou", "covered", "width_hz")
 CASES = (("init", "windows 2 s"), ("scenes", "windows 2 s"), ("scenes", "moments"))
 HEARD = 0.5  # of a moment or window, from where on an event is in it
 
-Rows = Callable[[np.ndarray], None]
-
-
-def shares_alike(rest: np.ndarray) -> None:
-    """Of bands (P, L + 1, F): every label looked everywhere."""
-    rest[:, :-1] = 1 / rest.shape[2]
-
-
-def levels_alike(rest: np.ndarray) -> None:
-    """Of bands (P, L + 1, F): it was as loud as ever."""
-    rest[:, -1] = 0
-
-
-ANSWERS: dict[str, Rows] = {
-    "both": lambda rest: None,
-    "loudness": shares_alike,
-    "labels": levels_alike,
-}
-
 
 def with_truth(
-    read: Scores, truth: pandas.DataFrame, tagger: Tagger, settings: EventSettings, answer: Rows
+    read: Scores, truth: pandas.DataFrame, tagger: Tagger, settings: EventSettings
 ) -> Scores:
     """What was read of a scene, with true scores in the place of the model's."""
     layout = layout_of(tagger.checkpoint, settings)
@@ -69,7 +49,6 @@ def with_truth(
             share = inside / np.minimum(np.diff(edges), event.offset - event.onset)
             place = list(tagger.labels).index(event.label)
             scores[: len(share), place] = np.maximum(scores[: len(share), place], share)
-        answer(row[first + scores.size :].reshape(parts, layout.labels + 1, layout.rows))
     return replace(read, windows=rows)
 
 
@@ -105,7 +84,7 @@ def overlap(band: tuple[float, float], true: tuple[float, float]) -> tuple[float
 
 
 def run(args: argparse.Namespace) -> None:
-    """Each model, reading and answer on the scenes of a fold."""
+    """Each model and reading on the scenes of a fold."""
     shop = Shop(args.data, args.out, args.init, args.threads)
     folder = shop.scenes((args.fold,))
     truth = pandas.read_csv(folder / "events.csv")
@@ -114,28 +93,27 @@ def run(args: argparse.Namespace) -> None:
     for name, reading in CASES:
         tagger = Tagger.from_pretrained(shop.model(name), "cpu")
         settings = EventSettings(
-            bands=True, ancestors=True, on=HEARD, off=HEARD, **READINGS[reading]
+            bands=True, ancestors=True, on=HEARD, off=HEARD, smooth_s=0, **READINGS[reading]
         ).for_model(tagger.checkpoint)
         heard = list(Listening(tagger, settings).score_many(paths))
-        for answer, change in ANSWERS.items():
-            found = []
-            for path, read in zip(paths, heard, strict=True):
-                scene = by_scene[path.name]
-                changed = with_truth(read, scene, tagger, settings, change)
-                found += compared(events_in(changed, tagger.checkpoint, settings), scene)
-            _note(name, reading, args.fold, answer, found)
+        found = []
+        for path, read in zip(paths, heard, strict=True):
+            scene = by_scene[path.name]
+            changed = with_truth(read, scene, tagger, settings)
+            found += compared(events_in(changed, tagger.checkpoint, settings), scene)
+        _note(name, reading, args.fold, found)
         if (name, reading) == CASES[-1]:
             judged = truth[truth["label"].isin(LABELS) & (truth["high_hz"] > truth["low_hz"])]
             bands = zip(judged["low_hz"], judged["high_hz"], strict=True)
-            _note("", "", args.fold, "whole band", [overlap(tagger.band, true) for true in bands])
+            _note("whole band", "", args.fold, [overlap(tagger.band, true) for true in bands])
 
 
-def _note(name: str, reading: str, fold: int, answer: str, found: list[tuple[float, ...]]) -> None:
+def _note(name: str, reading: str, fold: int, found: list[tuple[float, ...]]) -> None:
     iou, covered, width = np.mean(found, axis=0)
-    row = (name, reading, fold, answer, len(found), f"{iou:.3f}", f"{covered:.3f}", f"{width:.0f}")
+    row = (name, reading, fold, len(found), f"{iou:.3f}", f"{covered:.3f}", f"{width:.0f}")
     append(RESULTS, row, COLUMNS)
     if fold == TEST:
-        what = f"IoU of bands of events, model {name or 'none'} by {reading or 'nothing'}, {answer}"
+        what = f"IoU of bands of events, model {name} by {reading}"
         command = f"python -m benchmarks.events.bands run --fold {TEST}"
         today = datetime.date.today().isoformat()
         append(LOOKS, (today, "everyday scenes", fold, what, f"{iou:.3f}", command))

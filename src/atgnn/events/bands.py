@@ -1,51 +1,25 @@
-"""The band that an event lies in: where its label looked, and where it was louder than usual.
+"""The band that an event lies in: where in frequency its label looked.
 
 F rows of frequency.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
-from atgnn.checkpoint import Checkpoint
-from atgnn.events.rows import Bands, band_places
+from atgnn.events.rows import band_places
+from atgnn.model.geometry import NodePlaces
 
-__all__ = ["Usual"]
+__all__ = ["band_of", "band_places"]
 
-MEMORY = 60.0  # s of the recording of which the usual levels are those
-OUTSIDE = 0.1  # of an event's weights are outside of its band, on either side
-LEAST = 1e-6
+OUTSIDE = 0.15  # of the evidence, on either side of the band; chosen on validation scenes
 
 
-class Usual:
-    """How loud each row of frequency usually is: the median over the last minute."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        places = band_places(checkpoint)
-        self._front_end = places.front_end
-        edges = (np.arange(places.rows + 1) - 0.5) * places.stride
-        edges[0], edges[-1] = -1, places.front_end.n_mels  # the ends of the band
-        self._edges = edges  # (F + 1,) in mel bins
-        self._levels: deque[tuple[float, np.ndarray]] = deque()
-        self._seconds = 0.0
-
-    def add(self, seconds: float, levels: np.ndarray) -> None:
-        """The levels (F,) of the next stretch."""
-        self._levels.append((seconds, levels))
-        self._seconds += seconds
-        while self._seconds - self._levels[0][0] > MEMORY:
-            self._seconds -= self._levels.popleft()[0]
-
-    def band(self, bands: Bands) -> tuple[float, float]:
-        """From where to where, in Hz, of an event with these means: shares (F,), levels (F,)."""
-        usual = np.median(np.stack([levels for _, levels in self._levels]), axis=0)
-        weights = np.asarray(bands.shares, np.float64)
-        louder = (bands.levels - usual).clip(min=0)
-        if (weights * louder).sum() > LEAST:  # else it lasts as long as what is remembered
-            weights = weights * louder
-        reached = np.concatenate([[0.0], np.cumsum(weights)]) / weights.sum()
-        bins = np.interp((OUTSIDE, 1 - OUTSIDE), reached, self._edges)
-        low, high = self._front_end.bins_to_hertz(bins).clip(*self._front_end.band)
-        return float(low), float(high)
+def band_of(places: NodePlaces, shares: np.ndarray) -> tuple[float, float]:
+    """From where to where, in Hz, of a label's evidence in each row (F,), of any sum."""
+    edges = (np.arange(places.rows + 1) - 0.5) * places.stride  # (F + 1,) in mel bins
+    edges[0], edges[-1] = -1, places.front_end.n_mels  # the ends of what the model hears
+    reached = np.concatenate([[0.0], np.cumsum(np.asarray(shares, np.float64))])
+    bins = np.interp((OUTSIDE, 1 - OUTSIDE), reached / reached[-1], edges)
+    low, high = places.front_end.bins_to_hertz(bins).clip(*places.front_end.band)
+    return float(low), float(high)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from atgnn.checkpoint import Checkpoint
-from atgnn.events.rows import Bands, Layout, layout_of
+from atgnn.events.rows import Layout, layout_of
 from atgnn.events.settings import EventSettings, places_of
 from atgnn.model.geometry import NodePlaces
 from atgnn.tagger import Scores
@@ -25,13 +25,13 @@ __all__ = ["Curve", "MomentCurve", "Smoothed", "Stretch", "curve", "curve_of"]
 class Stretch:
     """A part of a recording, from `start` to `end` seconds, and the scores (L,) there.
 
-    `bands`, where they were asked for, are (L, F) and (F,).
+    `shares` (L, F), where bands were asked for: where in frequency labels looked (`Layout`).
     """
 
     start: float
     end: float
     scores: np.ndarray
-    bands: Bands | None = None
+    shares: np.ndarray | None = None
 
 
 class Curve:
@@ -81,8 +81,8 @@ class Curve:
         weights[starts < end - self._window - 1e-6] = 0  # windows that end within it
         if not weights.any():
             weights[-1] = 1.0
-        scores, bands = self._layout.split(weights @ np.array(self._rows) / weights.sum())
-        return Stretch(start, end, scores[0], _one(bands, 0))
+        scores, shares = self._layout.split(weights @ np.array(self._rows) / weights.sum())
+        return Stretch(start, end, scores[0], None if shares is None else shares[0])
 
 
 class MomentCurve:
@@ -122,16 +122,12 @@ class MomentCurve:
         edges, row = self._held
         bounds = edges.clip(self._given, end).tolist()
         self._given = end
-        scores, bands = self._layout.split(row)
+        scores, shares = self._layout.split(row)
         return [
-            Stretch(begin, over, scores[number], _one(bands, number))
+            Stretch(begin, over, scores[number], None if shares is None else shares[number])
             for number, (begin, over) in enumerate(itertools.pairwise(bounds))
             if over - begin > 1e-9
         ]
-
-
-def _one(bands: Bands | None, number: int) -> Bands | None:
-    return None if bands is None else Bands(bands.shares[number], bands.levels[number])
 
 
 class Smoothed:

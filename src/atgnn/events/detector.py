@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from atgnn.checkpoint import Checkpoint
-from atgnn.events.bands import Usual
+from atgnn.events.bands import band_of, band_places
 from atgnn.events.curves import Stretch, curve_of
-from atgnn.events.rows import Bands
 from atgnn.events.settings import EventSettings
 from atgnn.labels import Ontology
 from atgnn.tags import Event
@@ -27,30 +26,20 @@ COVERED = 0.5  # of an event, by those of more specific labels: then it is left 
 class _Run:
     """A stretch of one label, from `start` to `end` seconds, and its highest score.
 
-    `bands` are sums over what was heard on the way, each weighted by its seconds.
+    `shares` (F,): the sum of where it looked, weighted by seconds; None where nobody asked.
     """
 
     start: float
     end: float
     score: float
-    bands: Bands | None = None
-    seconds: float = 0.0
+    shares: np.ndarray | None = None
 
     def joined(self, later: _Run) -> _Run:
         """This one and a later one as one."""
-        run = _Run(self.start, later.end, max(self.score, later.score), self.bands, self.seconds)
-        run.hear(later.bands, later.seconds, 1.0)
-        return run
-
-    def hear(self, bands: Bands | None, seconds: float, weight: float) -> None:
-        """Bands of so many seconds more; they are added `weight` times."""
-        if bands is None:
-            return
-        more = Bands(*(weight * one for one in bands))
-        if self.bands is not None:
-            more = Bands(*(a + b for a, b in zip(self.bands, more, strict=True)))
-        self.bands = more
-        self.seconds += seconds
+        shares = self.shares
+        if shares is not None and later.shares is not None:
+            shares = shares + later.shares
+        return _Run(self.start, later.end, max(self.score, later.score), shares)
 
 
 class Detector:
@@ -71,7 +60,7 @@ class Detector:
         self._curve = curve_of(checkpoint, settings)
         self._open: dict[int, _Run] = {}  # at least `off` up to now
         self._closed: dict[int, _Run] = {}  # an event, unless the next one is near enough to join
-        self._usual = Usual(checkpoint) if settings.bands else None
+        self._rows = band_places(checkpoint) if settings.bands else None
         self._past: dict[int, list[_Run]] = {}  # events that may cover one of a more general label
 
     def add(self, start: float, seconds: float, scores: np.ndarray) -> list[Event]:
@@ -95,19 +84,15 @@ class Detector:
 
     def _heard(self, stretch: Stretch) -> list[Event]:
         """The next stretch of the recording."""
-        if self._usual is not None and stretch.bands is not None:
-            self._usual.add(stretch.end - stretch.start, stretch.bands.levels)
         loud = set(np.flatnonzero(stretch.scores >= self._off).tolist())
         for label in [label for label in self._open if label not in loud]:
             self._end(label, self._open.pop(label))
         for label in loud:
-            score = float(stretch.scores[label])
-            run = self._open.setdefault(label, _Run(stretch.start, stretch.end, score))
-            run.end, run.score = stretch.end, max(run.score, score)
-            if stretch.bands is not None:
-                seconds = stretch.end - stretch.start
-                own = Bands(stretch.bands.shares[label], stretch.bands.levels)
-                run.hear(own, seconds, seconds)
+            score, shares = float(stretch.scores[label]), None
+            if stretch.shares is not None:
+                shares = stretch.shares[label] * (stretch.end - stretch.start)
+            new = _Run(stretch.start, stretch.end, score, shares)
+            self._open[label] = self._open[label].joined(new) if label in self._open else new
         return self._released(stretch.end)
 
     def _end(self, label: int, run: _Run) -> None:
@@ -139,9 +124,9 @@ class Detector:
         return events
 
     def _band(self, run: _Run) -> tuple[float, float] | tuple[None, None]:
-        if self._usual is None or run.bands is None:
+        if self._rows is None or run.shares is None:
             return None, None
-        return self._usual.band(Bands(*(one / run.seconds for one in run.bands)))
+        return band_of(self._rows, run.shares)
 
     def _implied(self, label: int, event: _Run) -> bool:
         """Whether events of more specific labels, as far as they are known, cover half of it."""

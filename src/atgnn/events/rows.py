@@ -6,7 +6,6 @@ L labels, P moments of a window, F rows of frequency, N windows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,25 +15,15 @@ from atgnn.events.settings import EventSettings, places_of
 from atgnn.model import ATGNN
 from atgnn.model.geometry import NodePlaces
 
-__all__ = ["Bands", "Layout", "band_places", "layout_of"]
-
-
-class Bands(NamedTuple):
-    """Where in frequency labels looked, and how loud it was there.
-
-    shares: (..., L, F), of each label's evidence; they add up to 1.
-    levels: (..., F), mean log power.
-    """
-
-    shares: np.ndarray
-    levels: np.ndarray
+__all__ = ["Layout", "band_places", "layout_of"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A row: scores of the whole window (L), of each moment (P L), their bands (P (L + 1) F).
+    """A row: scores of the whole window (L), of each moment (P L), where labels looked (P L F).
 
-    By windows, `moments` is 0: scores are those of the whole, and bands are of it.
+    That is the share of each label's evidence in each row of frequency. By windows, `moments` is 0:
+    scores are those of the whole, and so are shares.
     """
 
     labels: int
@@ -45,20 +34,19 @@ class Layout:
     def width(self) -> int:
         """Numbers in a row."""
         parts = max(1, self.moments)
-        return self.labels * (1 + self.moments) + parts * (self.labels + 1) * self.rows
+        return self.labels * (1 + self.moments + parts * self.rows)
 
     def whole(self, rows: np.ndarray) -> np.ndarray:
         """(..., D) to the scores of whole windows (..., L)."""
         return rows[..., : self.labels]
 
-    def split(self, row: np.ndarray) -> tuple[np.ndarray, Bands | None]:
-        """A row (D,) to scores (P, L), by windows (1, L), and their bands, where there are any."""
+    def split(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """A row (D,) to scores (P, L), by windows (1, L), and shares (P, L, F), or None."""
         first, parts = self.labels if self.moments else 0, max(1, self.moments)
         scores = row[first : first + parts * self.labels].reshape(parts, self.labels)
         if not self.rows:
             return scores, None
-        rest = row[first + scores.size :].reshape(parts, self.labels + 1, self.rows)
-        return scores, Bands(rest[:, :-1], rest[:, -1])
+        return scores, row[first + scores.size :].reshape(parts, self.labels, self.rows)
 
 
 def layout_of(checkpoint: Checkpoint, settings: EventSettings) -> Layout:
