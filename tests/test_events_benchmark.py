@@ -17,7 +17,7 @@ if not (ROOT / "benchmarks" / "events").is_dir():
     pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.events import hour, measures, quality  # noqa: E402
+from benchmarks.events import bands, hour, measures, quality, scenes  # noqa: E402
 
 PLAN = EventSettings(window_s=1.0, hop_s=1.0, on=0.5, ancestors=True)
 
@@ -74,3 +74,28 @@ def test_the_hour_is_as_long_as_asked(tmp_path):
     assert 0 < measured["cpu_s"] <= measured["wall_s"] * 2 + 1
     with pytest.raises(SystemExit, match="code 3"):
         hour.measure([sys.executable, "-c", "raise SystemExit(3)"], 1)
+
+
+def test_a_blurred_truth_rises_and_falls_by_the_width_of_the_window():
+    pytest.importorskip("sed_scores_eval")
+    rain = scenes.LABELS.index("Rain")
+    scores = scenes.blurred([(2.0, 4.0, "Rain")], 2.0)[list(scenes.LABELS)].to_numpy()
+    assert scores[29, rain] == pytest.approx(0.975)  # 2.95 s: from 1.95 s on, of 2 s
+    assert scores[9, rain] == 0
+    assert scores[20, rain] == pytest.approx(0.525)
+    assert scores[:, rain].sum() * 0.1 == pytest.approx(2.0)
+    assert scores.sum() == scores[:, rain].sum()
+
+
+def test_bands_share_and_cover():
+    assert bands.overlap((100, 300), (200, 400)) == pytest.approx((1 / 3, 0.5, 200))
+    assert bands.overlap((100, 300), (400, 500)) == (0, 0, 200)
+
+
+def test_what_is_on_record_of_scenes_is_printed(capsys):
+    scenes.report()
+    bands.report()
+    shown = capsys.readouterr().out
+    for row in scenes.on_record():
+        assert row["psds1"] in shown
+    assert "whole band" in shown
