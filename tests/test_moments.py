@@ -378,3 +378,32 @@ def test_moments_of_silence_score_nothing(tagger):
     assert list(detect(tagger, quiet, EventSettings(on=0.01))) == []
     (tags,) = timelines(tagger, [quiet], threshold=0.001)
     assert not tags.tags
+
+
+def test_an_archive_holds_the_same_events_and_the_scores_of_whole_windows(tmp_path):
+    pytest.importorskip("pyarrow")
+    from typer.testing import CliRunner
+
+    from atgnn import archive
+    from atgnn.cli import app
+
+    model = str(tiny_checkpoint(moments=True).save_pretrained(tmp_path / "model"))
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", sound(5), RATE)
+    options = ["--events", "--bands", "--on", "0.55", "--off", "0.45", "--ancestors"]
+    command = ["tag", str(tmp_path / "in"), "--model", model, *options]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    table = archive.events(tmp_path / "out")
+    settings = LOOSE.model_copy(update={"bands": True})
+    tagger = Tagger.from_pretrained(model, "cpu")
+    (wanted,) = timelines(tagger, [tmp_path / "in" / "a.wav"], settings)
+    assert len(wanted.events) > 1
+    for name in ("label", "start", "end", "score"):
+        assert table[name].tolist() == [getattr(event, name) for event in wanted.events]
+    for name in ("low_hz", "high_hz"):  # kept as float32
+        bounds = [getattr(event, name) for event in wanted.events]
+        assert table[name].tolist() == pytest.approx(bounds, rel=1e-6)
+    (scores,) = tagger.score_many([tmp_path / "in" / "a.wav"], window=2.0, hop=1.6)
+    found = archive.windows(tmp_path / "out")[list(LABELS)].to_numpy()
+    np.testing.assert_allclose(found, scores.windows, atol=1e-3)
