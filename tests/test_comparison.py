@@ -16,7 +16,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
 from atgnn.cli import app
-from atgnn.comparison import budget, one, timing, work
+from atgnn.comparison import budget, inference, one, timing, work
 from atgnn.comparison import run as whole
 from atgnn.comparison.plan import Places, claim, make_plan, read_plan
 from atgnn.comparison.result import Result
@@ -492,7 +492,7 @@ class InProcess:
     """A process that is none: what it would do is done at once, here."""
 
     def __init__(self, command, **_):
-        main = {"atgnn.comparison.one": one.main, "atgnn.comparison.timing": timing.main}
+        main = {"atgnn.comparison.one": one.main, "atgnn.comparison.inference": inference.main}
         self.returncode = main[command[2]](command[3:])
 
     def poll(self):

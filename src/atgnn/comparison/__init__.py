@@ -1,8 +1,9 @@
 """Models trained and judged on equal terms, and the paper's tables from one command.
 
 `plan`: what is compared. `work`: a queue of processes over devices. `one`: a run in its process.
-`budget`: epochs that fit into minutes. `timing`: inference, turn by turn. `table`, `written`: what
-came of it. `paper`: the figures of the paper. `reproduce`: them beside ours.
+`budget`: epochs that fit into minutes. `timing`: models turn by turn, `inference` those of a
+comparison. `table`, `written`: what came of it. `paper`: the figures of the paper. `reproduce`:
+them beside ours.
 """
 
 from atgnn.comparison.plan import Entry, Job, Places, Plan, claim, make_plan, read_plan

@@ -56,7 +56,7 @@ def _time(plan: Plan, out: Path, tell: Callable[[str], None]) -> None:
     if not done or done <= _timed(out):
         return
     tell(f"timing inference of {', '.join(sorted(done))}")
-    command = [sys.executable, "-m", "atgnn.comparison.timing", str(out)]
+    command = [sys.executable, "-m", "atgnn.comparison.inference", str(out)]
     with (out / "runs" / "inference.log").open("wb") as log:
         process = Popen(
             command,

@@ -1,34 +1,22 @@
 """How long models take for one clip: all under the same clock, turn by turn, in one process.
 
-    python -m atgnn.comparison.timing OUT
-
 A clip is as long as the window of the recipe, alone in its batch, and made up; the time is from
 samples to scores, front end included. Every model is called twice to warm up; then A B C A B C,
 so that what disturbs the machine disturbs a whole round; the median of the rounds counts.
 """
 
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from atgnn.checkpoint import Checkpoint
-from atgnn.comparison.plan import Places, read_plan
-from atgnn.comparison.result import Result
-from atgnn.doctor import processor
-from atgnn.errors import AtgnnError
-from atgnn.files import write_text
 from atgnn.frontend import FrontEnd
 from atgnn.networks import for_inference
-from atgnn.training.cluster import accelerator
 
-__all__ = ["FILE", "caller", "main", "medians", "turn_by_turn"]
+__all__ = ["FILE", "ROUNDS", "caller", "made_up", "medians", "turn_by_turn"]
 
 FILE = "inference.json"
 WARM, ROUNDS = 2, 7
@@ -84,39 +72,3 @@ def made_up(seconds: float, rate: int) -> Tensor:
     instants = torch.arange(max(1, round(seconds * rate))) / rate
     noise = torch.randn(len(instants), generator=torch.Generator().manual_seed(0))
     return (0.3 * torch.sin(2000 * instants * (1 + instants / seconds)) + 0.02 * noise)[None]
-
-
-def main(arguments: list[str]) -> int:
-    """Time the models of a comparison that have a run; writes OUT/inference.json."""
-    out = Path(arguments[0])
-    plan, places = read_plan(out), Places(out)
-    device = accelerator(plan.recipe.scale)
-    calls, problems = {}, {}
-    for job in plan.jobs():
-        result = Result.read(places.beside(job, "json"))
-        if result is None or not result.done or job.entry.name in calls:
-            continue
-        try:
-            checkpoint = Checkpoint.from_pretrained(places.run(job) / "model")
-            rate = checkpoint.front_end.sample_rate
-            wave = made_up(plan.recipe.window_seconds, rate).to(device)
-            call = caller(checkpoint.model, checkpoint.make_front_end(), wave)
-            call()
-        except (AtgnnError, RuntimeError) as error:
-            problems[job.entry.name] = str(error).splitlines()[0]
-            continue
-        calls[job.entry.name] = call
-    report = {
-        "machine": torch.cuda.get_device_name() if device == "cuda" else processor().name,
-        "threads": torch.get_num_threads(),
-        "seconds": plan.recipe.window_seconds,
-        "rounds": ROUNDS,
-        "milliseconds": medians(calls, device) if calls else {},
-        "problems": problems,
-    }
-    write_text(out / FILE, json.dumps(report, indent=1) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
