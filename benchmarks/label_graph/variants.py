@@ -54,12 +54,10 @@ def build(name: str, labels: int, n_mels: int, frames: int, seed: int) -> ATGNN:
 class MeanPatchLabel(PatchLabelGraph):
     """PLG without a graph: every label is told the mean of all patches instead of the nearest."""
 
-    def forward(self, l_i: Tensor, patches: Patches) -> Tensor:
-        """``(B, S, D)`` labels and ``(B, F, T, D)`` patches (all valid) to ``(B, S, D)``."""
+    def drawn(self, l_i: Tensor, patches: Patches) -> tuple[Tensor, Tensor]:
+        """The mean of all patches (all valid) for each label, ``(B, S, D)``, from no neighbour."""
         mean = patches.x.flatten(1, 2).mean(1, keepdim=True).expand_as(l_i)
-        l_i = l_i + self.drop_path(self.update(l_i, mean))
-        out: Tensor = self.ffn(l_i)
-        return out
+        return mean, torch.empty(*l_i.shape[:2], 0, dtype=torch.int32, device=l_i.device)
 
 
 def graphs(model: ATGNN) -> list[LabelGraph]:
