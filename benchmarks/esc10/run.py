@@ -79,12 +79,14 @@ LITE = ("model={preset: lite0}", "init=imagenet", "residual_scale=1", *augment(m
 LISTEN = ("distill.weight=0.5", "distill.temperature=2")
 SMALL = ("optim.batch_size=12", "optim.learning_rate=1e-3", "optim.weight_decay=0.05")
 HEAVY = augment(trim_silence="true", fill=0.7, stretch=0.2, equalise_db=4, mixup_probability=0.5)
+AVERAGED = ("ema.decay=0.99", "select=ema")
 HIGH = longer(250, 1.6e-3)
 ROWS = {
     # The recipe as it was at first, then with every change to the sounds at once.
     "first": Row((*SMALL, "optim.epochs=60", *augment(noise=0))),
     "scratch": Row((*SMALL, "optim.epochs=120", *HEAVY)),
     "long-noise-slow": Row(),  # the recipe as it is
+    "averaged": Row(AVERAGED),
     "long-noise": Row((*HIGH, "optim.weight_decay=0.05")),
     "long-noise-mix": Row((*HIGH, "optim.weight_decay=0.05", *augment(mixup_probability=0.6))),
     "lite": Row((*LITE, *HEAVY, *longer(60, 5e-4), "optim.weight_decay=0.05"), keep=False),
