@@ -331,8 +331,32 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 def test_names_find_their_clips(tmp_path):
     files = ["x/one.wav", "two.flac", "--4gqARaEJE_10.000.wav"]
     clips = clips_at(tmp_path, files)
-    names = [str(clips.paths[0]), "/old/one.wav", "two", "two.mp3", "Y--4gqARaEJE.mp3", "none.wav"]
-    assert clips_named(names, clips) == [0, 0, 1, 1, 2, -1]
+    names = ["/old/one.wav", "two", "two.mp3", "Y--4gqARaEJE.mp3", "none.wav"]
+    assert clips_named(names, clips) == [0, 1, 1, 2, -1]
+    assert clips_named([str(clips.paths[0]), "x/one.wav", "./x/one"], clips) == [0, 0, 0]
+
+
+def test_folders_tell_files_of_one_name_apart(tmp_path):
+    clips = clips_at(tmp_path, ["noise/00.wav", "tone/00.wav"])
+    names = ["SOUNDS/tone/00.wav", "noise\\00.wav", "other/00.wav", "00.wav"]
+    assert clips_named(names[:3], clips) == [1, 0, -1]
+    with pytest.raises(ScoresError, match=r"^00\.wav means 2 of the clips"):
+        clips_named(names, clips)
+
+
+def test_a_folder_that_contradicts_is_another_clip(tmp_path):
+    """The scores of tone/00.wav are not those of noise/00.wav, the only 00.wav there is."""
+    clips = clips_at(tmp_path, ["noise/00.wav", "tone/01.wav"])
+    assert clips_named(["tone/00.wav", "tone/01.wav"], clips) == [-1, 1]
+    assert clips_named(["audio/00.wav", "audio/01.wav"], clips) == [0, 1]  # from elsewhere
+
+
+@pytest.mark.parametrize("header", ["filename", "filename,n", "filename;n", "n\tfilename"])
+def test_a_table_of_names_has_any_number_of_columns(tmp_path, header):
+    sign = next((sign for sign in ",;\t" if sign in header), ",")
+    values = [("a.wav" if part == "filename" else "1") for part in header.split(sign)]
+    (tmp_path / "n.csv").write_text(f"{header}\n{sign.join(values)}\n")
+    assert read_names(tmp_path / "n.csv") == ["a.wav"]
 
 
 def test_a_name_of_two_clips_is_refused(tmp_path):

@@ -9,7 +9,8 @@ import io
 import json
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -76,13 +77,20 @@ def _of_table(path: Path) -> list[str]:
     if path.suffix.lower() == ".parquet":
         table = pandas.read_parquet(path)
     else:
-        table = pandas.read_csv(path, sep=None, engine="python", dtype=str)
+        table = pandas.read_csv(path, sep=_separator(path), dtype=str)
     known = [name for name in NAMES if name in table]
     if not known and len(table.columns) > 1:
         raise ScoresError(
             f"{path} has no column of names: expected one called {', '.join(NAMES[:3])} or the like"
         )
     return [str(name) for name in table[known[0] if known else table.columns[0]]]
+
+
+def _separator(path: Path) -> str:
+    """What parts the columns of a text table: what its first line has; a comma where nothing."""
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline()
+    return next((sign for sign in ("\t", ";", ",") if sign in header), ",")
 
 
 def _of_arrays(found: Mapping[str, Any], path: Path) -> list[str]:
@@ -107,31 +115,31 @@ def _of_content(content: Any, path: Path) -> list[str]:
 def clips_named(names: Sequence[str], clips: Clips, starts: np.ndarray | None = None) -> list[int]:
     """The clip (C) that each name means, or -1.
 
-    By its path; else by its file's name, with or without ending; else, for AudioSet, by the id of
-    the video in the name, with times and a leading Y or without. Of several excerpts of a file the
-    one that begins where `starts` (N,) says, in seconds.
+    By its file's name, with or without ending; of several clips called so, the one whose folders
+    agree the furthest. Where the folder of any name agrees with that of its clip, folders count,
+    and those that contradict are no match; where none does, the sounds lay elsewhere and file
+    names alone decide. Else, for AudioSet, by the id of the video in the name, with times and a
+    leading Y or without. Of several excerpts of a file the one that begins where `starts` (N,)
+    says, in seconds.
 
     Raises:
         ScoresError: a name means several clips, or several names mean one.
     """
-    exact = _index((str(path), row) for row, path in enumerate(clips.paths))
-    loose = [
-        _index((path.name, row) for row, path in enumerate(clips.paths)),
-        _index((path.stem, row) for row, path in enumerate(clips.paths)),
-        _index(
-            (video, row)
-            for row, path in enumerate(clips.paths)
-            for video, _ in segment_names(path.stem)
-        ),
-    ]
+    paths = [_parts(name) for name in names]
+    called = _called(paths, clips)
+    folders_count = any(agreeing for _, agreeing in called)
+    videos = _index(
+        (video, row)
+        for row, path in enumerate(clips.paths)
+        for video, _ in segment_names(path.stem)
+    )
     begins = clips.table["start"].to_numpy(float)
     found = []
-    for at, name in enumerate(names):
-        stem, rows = Path(name).name, exact.get(name, [])
-        asked = ([stem], [Path(name).stem, stem], [video for video, _ in _segments(name)])
-        for index, keys in zip(loose, asked, strict=True):
-            if not rows:
-                rows = next((index[key] for key in keys if key in index), [])
+    for at, (name, parts, (rows, agreeing)) in enumerate(zip(names, paths, called, strict=True)):
+        if folders_count and len(parts) > 1 and not agreeing:
+            rows = []
+        if not rows:
+            rows = next((videos[video] for video, _ in _segments(name) if video in videos), [])
         if len(rows) > 1 and starts is not None:
             rows = [row for row in rows if abs(begins[row] - starts[at]) < CLOSE]
         if len(rows) > 1:
@@ -141,6 +149,33 @@ def clips_named(names: Sequence[str], clips: Clips, starts: np.ndarray | None = 
             )
         found.append(rows[0] if rows else -1)
     return found
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Folders and file of a name, without what says where it begins."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return tuple(part for part in parts if part not in ("/", ".", "..")) or (name,)
+
+
+def _called(paths: Sequence[tuple[str, ...]], clips: Clips) -> list[tuple[list[int], int]]:
+    """The clips that have each name's file name, and how many folders above it agree."""
+    by_file = _index((path.name, row) for row, path in enumerate(clips.paths))
+    by_stem = _index((path.stem, row) for row, path in enumerate(clips.paths))
+    found = []
+    for *folders, file in paths:
+        rows = by_file.get(file) or by_stem.get(Path(file).stem) or by_stem.get(file) or []
+        depths = [_agreement(folders, clips.paths[row].parent.parts) for row in rows]
+        deepest = max(depths, default=0)
+        found.append(
+            ([row for row, depth in zip(rows, depths, strict=True) if depth == deepest], deepest)
+        )
+    return found
+
+
+def _agreement(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    """How many folders are the same, counted from the file upwards."""
+    pairs = zip(reversed(ours), reversed(theirs), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _index(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
