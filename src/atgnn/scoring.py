@@ -287,18 +287,21 @@ class ScoreTable:
 
     # ------------------------------------------------------------------ used
 
-    def aligned(self, clips: Clips, names: Sequence[str], *, partial: bool = False) -> np.ndarray:
+    def aligned(
+        self, clips: Clips, names: Sequence[str], *, partial: bool = False, advice: str = ""
+    ) -> np.ndarray:
         """The scores of these clips for these labels, float32 (len(clips), len(names)).
 
         A row is found by its path, start and end; where the sounds have moved since, by the file's
         name in place of its path, if all clips and all rows are distinct by it (`AtgnnWarning`).
         Labels that the scores lack are an error, or, `partial`, NaN, if any is there.
+        `advice` ends the error about clips without scores.
 
         Raises:
             ScoresError: clips or labels that have no scores.
         """
         if not partial:
-            return self._aligned(*_places(clips), names)
+            return self._aligned(*_places(clips), names, advice)
         known = set(names) & set(self.labels)
         there = [at for at, name in enumerate(names) if name in known]
         values = np.full((len(clips), len(names)), np.nan, np.float32)
@@ -307,10 +310,15 @@ class ScoreTable:
         return values
 
     def _aligned(
-        self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray, names: Sequence[str]
+        self,
+        paths: Sequence[str],
+        starts: np.ndarray,
+        ends: np.ndarray,
+        names: Sequence[str],
+        advice: str = "",
     ) -> np.ndarray:
         columns = self._columns(names)
-        return self.values[np.ix_(self._rows(paths, starts, ends), columns)]
+        return self.values[np.ix_(self._rows(paths, starts, ends, advice), columns)]
 
     def _columns(self, names: Sequence[str]) -> list[int]:
         place = {name: column for column, name in enumerate(self.labels)}
@@ -324,13 +332,15 @@ class ScoreTable:
             )
         return [place[name] for name in names]
 
-    def _rows(self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray) -> list[int]:
+    def _rows(
+        self, paths: Sequence[str], starts: np.ndarray, ends: np.ndarray, advice: str
+    ) -> list[int]:
         found = self._find(paths, starts, ends)
         missing = [row for row, place in enumerate(found) if place < 0]
         if missing:
             raise ScoresError(
                 f"{len(missing)} of {counted(len(paths), 'clip')} have no scores, the first is "
-                f"{paths[missing[0]]}: score this table of clips"
+                f"{paths[missing[0]]}: score this table of clips{advice}"
             )
         return found
 

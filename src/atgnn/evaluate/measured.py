@@ -33,6 +33,9 @@ __all__ = [
     "evaluate_table",
 ]
 
+#: What else helps where clips have no scores.
+ADVICE = ", or choose those that have: --fold or --split as they were scored, else --skip-bad"
+
 Negatives = Literal["all", "collection"]
 
 
@@ -186,7 +189,7 @@ def align(
         missing = tuple(str(clips.paths[row]) for row in np.flatnonzero(~kept))
         clips = clips.subset(kept)
         _check_some(clips)
-    scores = tuple(table.aligned(clips, vocabulary.names) for table in tables)
+    scores = tuple(table.aligned(clips, vocabulary.names, advice=ADVICE) for table in tables)
     return Aligned(clips, vocabulary, scores, ignored, dropped, missing)
 
 
