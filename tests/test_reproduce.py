@@ -80,6 +80,8 @@ def test_without_data_no_map_is_shown_but_how_to_get_it(plain, name):
             words = [re.sub("^DIR", "/tmp/DIR", word) for word in shlex.split(command)]
             assert not problem_of(words[1:]), command
     text = table_page(found).markdown()
+    for row in found.rows:
+        assert "```sh\n" + "\n".join(row.needed) + "\n```" in text
     assert text.count("needs (") == len(found.rows)
     printed = {f"{row.line.mean_ap:.3f}" for row in found.rows if row.line.mean_ap}
     for column in [line.split("|") for line in text.splitlines() if line.startswith("| ")][1:]:
@@ -206,7 +208,7 @@ def test_the_command_shows_the_table_in_three_forms(stand_in):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["table4"], "table4"),
+        (["table4"], "Invalid value for 'table': 'table4' is not one of"),
         (["table1", "--data", "nowhere"], "no folder nowhere"),
         (["table1", "--runs", "nowhere"], "no folder nowhere"),
         (["table1", "--json", "--markdown"], "leave one of them out"),

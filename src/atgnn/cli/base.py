@@ -45,7 +45,8 @@ def _refuse_usage(error: Any) -> None:
     if type(error).__name__ == "NoArgsIsHelpError":
         raise error
     path = error.ctx.command_path if error.ctx is not None else "atgnn"
-    say(f"{error.format_message().rstrip('.')}: see {path} --help")
+    message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
+    say(f"{message}: see {path} --help")
     raise typer.Exit(2) from None
 
 

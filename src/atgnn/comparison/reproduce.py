@@ -26,7 +26,7 @@ from atgnn.comparison.timing import caller, made_up, medians
 from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.errors import AtgnnError, ConfigError, MissingExtraError
 from atgnn.evaluate import choose_clips, evaluate_table
-from atgnn.evaluate.pages import Page, Table
+from atgnn.evaluate.pages import Commands, Page, Table
 from atgnn.files import content_digest
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.metrics.resampling import jsonable
@@ -260,12 +260,17 @@ class _Where:
 def table_page(found: TableHere) -> Page:
     """The table as a page; below it, by number, what the mAP of each system needs."""
     columns, rows = _grid(found)
+    needed = (
+        Commands(f"({number}) {row.line.name} needs", row.needed)
+        for number, row in _numbered(found)
+        if number
+    )
     return Page(
         found.table.title,
         _subtitle(found),
         (),
         tuple(_notes(found)),
-        (Table("Ours beside the paper's", tuple(columns), tuple(map(tuple, rows))),),
+        (Table("Ours beside the paper's", tuple(columns), tuple(map(tuple, rows))), *needed),
     )
 
 
@@ -283,6 +288,10 @@ def render(found: TableHere) -> RenderableType:
     for row in rows:
         grid.add_row(*map(Text, row))
     notes = [Text(f"- {note}") for note in _notes(found)]
+    for number, system in _numbered(found):
+        if number:
+            needed = " && ".join(system.needed)
+            notes.append(Text(f"- ({number}) {system.line.name} needs: {needed}"))
     return Group(Text(found.table.title, style="bold"), Text(_subtitle(found)), grid, *notes)
 
 
@@ -342,9 +351,6 @@ def _notes(found: TableHere) -> Iterator[str]:
             yield f"elsewhere, {row.line.name}: {row.line.source}"
         if row.problem:
             yield f"{row.line.name}: {row.problem}"
-    for number, row in _numbered(found):
-        if number:
-            yield f"({number}) {row.line.name} needs: {' && '.join(row.needed)}"
 
 
 def _shown(value: float | None, digits: int) -> str:

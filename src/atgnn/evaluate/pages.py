@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
 
-__all__ = ["Bar", "Block", "Cell", "Fact", "Page", "Picture", "Table", "Text"]
+__all__ = ["Bar", "Block", "Cell", "Commands", "Fact", "Page", "Picture", "Table", "Text"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Commands:
+    """Commands under a heading, to paste."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A PNG under a heading, written beside the Markdown as `name`; at most `width` pixels wide."""
 
@@ -81,7 +89,7 @@ class Picture:
     width: int = 900
 
 
-Block: TypeAlias = "Text | Table | Picture"
+Block: TypeAlias = "Text | Table | Picture | Commands"
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,9 @@ def _markdown_block(block: Block) -> Iterator[str]:
     if isinstance(block, Picture):
         yield f"![{_plain(block.alt)}]({block.name})"
         return
+    if isinstance(block, Commands):
+        yield "\n".join(["```sh", *block.lines, "```"])
+        return
     if block.note:
         yield _plain(block.note)
     yield _markdown_table(*block.written())
@@ -173,6 +184,8 @@ def _html_block(block: Block) -> str:
     if isinstance(block, Picture):
         data = base64.b64encode(block.png).decode("ascii")
         return f'<h2>{title}</h2><img alt="{escape(block.alt)}" src="data:image/png;base64,{data}">'
+    if isinstance(block, Commands):
+        return f"<h2>{title}</h2><pre>{escape(chr(10).join(block.lines))}</pre>"
     head = "".join(f"<th>{escape(name)}</th>" for name in block.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{_html_cell(cell)}</td>" for cell in row) + "</tr>"
@@ -241,6 +254,8 @@ td{text-align:right;padding:.3rem .6rem;border-bottom:1px solid var(--line);whit
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td:first-child{font-weight:500}
 details{margin-top:2.2rem}summary{cursor:pointer;font-weight:600;font-size:1.05rem}
+pre{overflow-x:auto;background:var(--card);border-radius:.6rem;padding:.8rem .95rem;
+font-size:.85rem}
 img{width:100%;height:auto;background:#fff;border-radius:.6rem;border:1px solid var(--line)}
 .bar{vertical-align:middle;overflow:visible}.bar .axis{stroke:var(--line);stroke-width:1}
 .bar .zero{stroke:var(--faint);stroke-width:1;stroke-dasharray:2 2}
