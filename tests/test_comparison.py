@@ -1,5 +1,6 @@
 """`atgnn compare RECIPE --models`: plans, the queue, what fails, the budget, the table."""
 
+import io
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ import time
 
 import pytest
 import torch
+from rich.console import Console
 from run_helpers import RATE, tone_folders
 from typer.testing import CliRunner
 
@@ -16,17 +18,20 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
 from atgnn.cli import app
+from atgnn.cli.comparing import _print_standings
 from atgnn.comparison import budget, inference, one, timing, work
 from atgnn.comparison import run as whole
 from atgnn.comparison.plan import Places, claim, make_plan, read_plan
 from atgnn.comparison.result import Result
 from atgnn.comparison.table import read_standings, spread_of, student
-from atgnn.comparison.written import COLUMNS, write_standings
+from atgnn.comparison.written import COLUMNS, cost_picture, render, write_standings
 from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms
 from atgnn.errors import AtgnnError, ConfigError, DivergedError, MissingExtraError
 from atgnn.scoring import ScoreTable
+from atgnn.training.cluster import Cluster
 from atgnn.training.division import divide
+from atgnn.training.environment import describe_environment
 
 SMALL = (
     "model={preset: mini, channels: [8, 16], stem_widths: [8, 8], stem_strides: [4, 4],"
@@ -187,6 +192,8 @@ def test_a_run_is_put_on_record(done):
     assert found.metrics["mean_ap"] > 0
     assert found.train_seconds > 0
     assert found.peak_mb > 50
+    assert found.clips == 4
+    assert any("intervals are rough" in caution for caution in found.cautions)
     assert (places.run(job) / "model").is_dir()
     scores = ScoreTable.read(places.scores(job))
     assert len(scores) == len(divide(plan.recipe_of(job.entry, job.seed)).validation)
@@ -327,10 +334,14 @@ def test_a_run_that_fails_does_not_stop_the_others(recipe, tmp_path, monkeypatch
     assert max(times) - min(times) < 0.4  # side by side
     assert all(int(threads) >= 1 for _, threads in began)
     # the failed ones are tried again, the good one is not
+    run_of_broken = places.run(plan.jobs()[1])
+    run_of_broken.mkdir()
+    (run_of_broken / "recipe.yaml").touch()
     lines.clear()
     work.work_off(plan, tmp_path / "out", 2, lines.append)
     assert lines[0] == "1 of 3 runs are on record"
-    assert sum("begins" in line for line in lines) == 2
+    assert sum("killed-42 begins on" in line for line in lines) == 1
+    assert sum("broken-42 goes on, on" in line for line in lines) == 1
 
 
 def test_ctrl_c_ends_the_runs_and_keeps_what_is_done(recipe, tmp_path, monkeypatch):
@@ -353,6 +364,23 @@ def test_ctrl_c_ends_the_runs_and_keeps_what_is_done(recipe, tmp_path, monkeypat
     assert Result.read(places.beside(second, "json")) is None
     found = read_standings(plan, tmp_path / "out")
     assert [(row.model, row.runs) for row in found.rows] == [("a", 1), ("b", 0)]
+
+
+def test_a_run_knows_the_command_that_began_it(recipe, tmp_path, monkeypatch):
+    plan, given = claim(planned(recipe), tmp_path), []
+
+    def start(command, env, **_):
+        given.append(env["ATGNN_COMMAND"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work, "Popen", start)
+    monkeypatch.setattr(sys, "argv", ["atgnn", "compare", "tones", "--models", "mini"])
+    with pytest.raises(KeyboardInterrupt):
+        work.work_off(plan, tmp_path)
+    assert given == ["atgnn compare tones --models mini"]
+    monkeypatch.setenv("ATGNN_COMMAND", given[0])
+    monkeypatch.setattr(sys, "argv", ["one.py", "OUT", "mini-42"])
+    assert describe_environment(Cluster(), "cpu")["command"] == given[0]
 
 
 def test_two_calls_do_not_work_in_one_folder(recipe, tmp_path):
@@ -474,6 +502,58 @@ def test_the_table_is_written_in_every_form(recipe, tmp_path):
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["rows"][0]["metrics"]["accuracy"]["mean"] == 0.7
     assert data["rows"][0]["inference_ms"] is None
+
+
+@pytest.fixture
+def wide(recipe, tmp_path):
+    """Standings of one run of a model with a long name, perfect, of few authors."""
+    plan = claim(make_plan(recipe, ["a-model-with-quite-a-long-name=mini"]), tmp_path)
+    ends = {"mean_ap": (0.9, 1.0), "accuracy": (4.93038e-32, 1.0)}
+    cautions = ("only 2 authors or recordings: intervals are rough",)
+    figures = {"mean_ap": 1.0, "accuracy": 1.0}
+    (job,) = plan.jobs()
+    result(job.entry.name, metrics=figures, intervals=ends, clips=24, cautions=cautions).write(
+        Places(tmp_path).beside(job, "json")
+    )
+    return read_standings(plan, tmp_path)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_no_figure_is_cut_in_a_narrow_terminal(wide, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render(wide, width))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    assert text.count("1.000") == 2
+    assert ("0.90-1.00" in text) == (width > 40)
+    assert ("GMAC" in text.splitlines()[1]) == (width == 200)
+    assert ("no room here for GMAC" in " ".join(text.split())) == (width < 200)
+
+
+def test_a_pipe_has_every_column(wide, capsys):
+    _print_standings(wide)
+    text = capsys.readouterr().out
+    assert "…" not in text
+    for word in ("GMAC", "1.5 min", "300", "a-model-with-quite-a-long-name"):
+        assert word in text
+
+
+def test_the_table_says_how_many_clips_and_what_intervals_are_worth(wide, tmp_path):
+    write_standings(wide, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "- judged on 24 clips" in text
+    assert "only 2 authors or recordings: intervals are rough" in text
+    row = (tmp_path / "table.csv").read_text().splitlines()[1].split(",")
+    assert row[COLUMNS.index("accuracy_low")] == "0"
+
+
+def test_the_axis_of_map_ends_at_one(wide, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    cost_picture(wide, "mean_ap")
+    assert 1 < drawn[0].axes[0].get_ylim()[1] < 1.01
 
 
 def test_calls_take_turns():

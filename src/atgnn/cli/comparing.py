@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,11 @@ from atgnn.cli.base import app, grouped, refuse_idle
 from atgnn.cli.evaluation import Judging
 from atgnn.errors import ConfigError
 
+if TYPE_CHECKING:
+    from atgnn.comparison.table import Standings
+
 USAGE = "expected RECIPE --models A,B --out OUT, or score files of two or more models and CLIPS"
+UNLIMITED = 10_000  # characters of a line that goes into a file or a pipe
 
 
 class FrontEnds(str, Enum):
@@ -118,10 +122,7 @@ def compare(
 
 
 def _compare_models(recipe: str, models: str, out: Path, terms: Terms, as_json: bool) -> None:
-    from rich.console import Console
-
     from atgnn.comparison import compare_models, make_plan
-    from atgnn.comparison.written import render
     from atgnn.terminal import say, standing
 
     plan = make_plan(
@@ -142,8 +143,21 @@ def _compare_models(recipe: str, models: str, out: Path, terms: Terms, as_json: 
     if as_json:
         typer.echo(json.dumps(found.to_dict()))
     else:
-        Console(highlight=False).print(render(found))
+        _print_standings(found)
     say(f"the table is in {out / 'report.html'}")
+
+
+def _print_standings(found: "Standings") -> None:
+    """As wide as the terminal; into a file or a pipe as wide as it is."""
+    from rich.console import Console
+
+    from atgnn.comparison.written import render
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(render(found, console.width))
+    else:
+        Console(highlight=False, width=UNLIMITED).print(render(found))
 
 
 def _compare_scores(files: list[str], clips: str, judging: Judging) -> None:

@@ -108,6 +108,8 @@ def _done(plan: Plan, job: Job, places: Places, blank: Result) -> Result:
         gmacs=cost.gmacs,
         metrics=metrics,
         intervals=ends,
+        clips=len(report.targets),
+        cautions=report.notes,
         train_seconds=spent.clock,
         cpu_seconds=spent.processor,
         peak_mb=spent.peak,

@@ -28,6 +28,8 @@ class Result:
         gmacs: 1e9 multiply-accumulates for a window.
         metrics: figures on the rows that models are judged on, by their names in `Metrics`.
         intervals: ends of the 95 % intervals of some of them, from resampling authors.
+        clips: how many clips it was judged on.
+        cautions: what has to be known of the intervals, as `atgnn evaluate` says it.
         train_seconds, cpu_seconds: of training, on the clock and of the processor's threads.
         peak_mb: most memory in training, 1e6 bytes: of the process, on a GPU what PyTorch took.
     """
@@ -45,6 +47,8 @@ class Result:
     gmacs: float = math.nan
     metrics: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    clips: int = 0
+    cautions: tuple[str, ...] = ()
     train_seconds: float = math.nan
     cpu_seconds: float = math.nan
     peak_mb: float = math.nan
@@ -75,7 +79,7 @@ class Result:
 
 
 def _read(name: str, value: Any) -> Any:
-    if name == "settings":
+    if name in ("settings", "cautions"):
         return tuple(value)
     if name == "metrics":
         return {figure: _number(one) for figure, one in value.items()}

@@ -72,6 +72,8 @@ class Standings:
         front_ends, minutes, seeds: the terms, as in `Plan`; `waveforms` are models that want the
             waveform, which they get whatever the recipe's front end; `left_out` what of its
             augmentation they do without.
+        clips: how many clips each run was judged on, where it is on record.
+        cautions: what has to be known of intervals from authors.
         devices: what computed the runs; several mean that times do not compare.
         timing: machine, threads and seconds of the inference times; empty where there are none.
     """
@@ -88,6 +90,8 @@ class Standings:
     timing: dict[str, Any] = field(default_factory=dict)
     waveforms: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    clips: tuple[int, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -130,6 +134,8 @@ def read_standings(plan: Plan, out: Path) -> Standings:
         timing,
         tuple(entry.name for entry in plan.entries if plan.hears_waveform(entry)),
         recipe.augment.spectral,
+        tuple(one.clips for one in done if one.clips),
+        tuple(dict.fromkeys(note for one in done for note in one.cautions)),
     )
 
 

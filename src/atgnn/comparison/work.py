@@ -17,6 +17,7 @@ from atgnn.comparison.result import Result
 from atgnn.errors import ConfigError, counted
 from atgnn.files import appending, lock
 from atgnn.training.cluster import accelerator
+from atgnn.training.environment import COMMAND, command_line
 
 __all__ = ["BUSY", "STOPPED", "Slot", "Standing", "slots_of", "told", "work_off"]
 
@@ -79,8 +80,8 @@ def work_off(
     """Do every run that is not on record; afterwards each has its record.
 
     A run that fails has a record that says why, and the others go on. Stopped by Ctrl-C, the runs
-    stop too, and the same call goes on where they were. `tell` takes a line when a run begins or
-    ends, `show` how things stand, several times a second.
+    stop too, and the same call goes on where they were. `tell` takes a line when a run begins, goes
+    on or ends, `show` how things stand, several times a second.
 
     Raises `ConfigError` where another process is at work on the same folder.
     """
@@ -151,17 +152,18 @@ class _Queue:
             shutil.rmtree(self.places.run(job), ignore_errors=True)
             self.places.beside(job, "clock").unlink(missing_ok=True)
         self.places.beside(job, "json").unlink(missing_ok=True)
+        verb = "goes on, on" if (self.places.run(job) / "recipe.yaml").is_file() else "begins on"
         command = [sys.executable, "-m", ONE, str(self.places.out), job.name]
         with self.places.beside(job, "log").open("ab") as log:
             process = Popen(
                 command,
-                env=slot.environment(),
+                env={**slot.environment(), COMMAND: command_line()},
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=STDOUT,
             )
         self.at_work[slot] = job, process
-        self.tell(f"{job.name} begins on {slot.name}")
+        self.tell(f"{job.name} {verb} {slot.name}")
 
     def _look(self) -> None:
         for slot, (job, process) in list(self.at_work.items()):

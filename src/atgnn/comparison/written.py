@@ -25,6 +25,8 @@ COLUMNS = (
     "mean_ap", "mean_ap_low", "mean_ap_high", "accuracy", "accuracy_low", "accuracy_high",
     "interval_from", "train_seconds", "cpu_seconds", "inference_ms", "peak_mb",
 )  # fmt: skip
+DISPENSABLE = ("GMAC", "MB", "training", "ms", "M par.", "95 %")  # of a narrow terminal, in turn
+NARROWEST = 12  # characters of a model's name before it folds
 
 
 def write_standings(found: Standings, out: Path) -> Path:
@@ -41,24 +43,50 @@ def write_standings(found: Standings, out: Path) -> Path:
     return out / "report.html"
 
 
-def render(found: Standings) -> RenderableType:
-    """The notes and a table that fits into 80 columns."""
+def render(found: Standings, width: int | None = None) -> RenderableType:
+    """A table with the notes below it; what does not fit into `width` columns is left out."""
     from rich import box
     from rich.console import Group
     from rich.table import Table as Grid
     from rich.text import Text
 
-    figures = _figures(found)
+    columns = _columns(found)
+    left_out = _too_wide(columns, width)
+    columns = [one for one in columns if one[0] not in left_out]
     grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    names = [name for figure in figures for name in (NAMES[figure], "95 %")]
-    for name in ("model", *names, "M par.", "GMAC", "training", "ms", "MB"):
-        grid.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for row in found.rows:
-        cells = _cells(row, figures)
-        cost = cells[1 + len(names) :]
-        grid.add_row(*map(Text, (*cells[: 3 + len(names)], cost[3], cost[5], cost[6])))
+    for place, (name, cells) in enumerate(columns):
+        if place:
+            grid.add_column(name, justify="right", no_wrap=True, min_width=max(map(len, cells)))
+        else:
+            grid.add_column(name, overflow="fold")
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        grid.add_row(*map(Text, row))
     notes = [Text(f"- {note}") for note in _notes(found)]
+    if left_out:
+        notes.append(Text(f"- no room here for {', '.join(left_out)}: the report has them"))
     return Group(grid, *notes)
+
+
+def _columns(found: Standings) -> list[tuple[str, tuple[str, ...]]]:
+    """Columns of the table in a terminal, each with its cells."""
+    figures = _figures(found)
+    names = ["model", *(name for figure in figures for name in (NAMES[figure], "95 %"))]
+    names += ["M par.", "GMAC", "", "training", "", "ms", "MB"]
+    cells = zip(*(_cells(row, figures) for row in found.rows), strict=True)
+    return [(name, column) for name, column in zip(names, cells, strict=True) if name]
+
+
+def _too_wide(columns: list[tuple[str, tuple[str, ...]]], width: int | None) -> list[str]:
+    """Names of the columns to leave out, so that no figure is cut; models' names may fold."""
+    left_out: list[str] = []
+    for name in DISPENSABLE if width is not None else ():
+        kept = [one for one in columns[1:] if one[0] not in left_out]
+        model = min(NARROWEST, max(map(len, columns[0][1]), default=0))
+        needed = 3 + model + sum(2 + max(map(len, (name, *cells))) for name, cells in kept)
+        if needed <= (width or 0):
+            break
+        left_out += [name] * any(name == one for one, _ in kept)
+    return left_out
 
 
 def _figures(found: Standings) -> list[str]:
@@ -126,12 +154,17 @@ def _notes(found: Standings) -> Iterator[str]:
             f"budget: {found.minutes:g} min a run (of processor time; on a GPU, on the clock); "
             "epochs were chosen to fit by timing a few steps, one at least"
         )
+    if found.clips:
+        low, high = min(found.clips), max(found.clips)
+        yield f"judged on {counted(high, 'clip') if low == high else f'{low} to {high} clips'}"
     sources = {one.source for row in found.rows for one in row.metrics.values()}
     if "seeds" in sources:
         clips = "the same clips" if found.fixed else "other clips held out"
         yield f"95 %: Student's t over seeds: other random draws, {clips}"
     if "authors" in sources:
         yield "95 %: where there is one run, from resampling authors and their recordings"
+    if any(row.runs == 1 for row in found.rows):  # its interval is from authors, if it has one
+        yield from found.cautions
     if len(found.devices) > 1:
         yield f"times do not compare: runs were on {', '.join(found.devices)}"
     for row in found.rows:
@@ -168,7 +201,7 @@ def _csv_row(row: Row) -> list[object]:
 def _plain(value: object) -> object:
     if not isinstance(value, float):
         return value
-    return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if math.isnan(value) else f"{round(value, 6):.6g}"
 
 
 def _number(value: float, digits: int) -> str:
@@ -215,6 +248,9 @@ def cost_picture(found: Standings, figure: str) -> Picture:
         panel.margins(x=0.18, y=0.12)
         panel.grid(alpha=0.25, which="both", linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
+    low, high = panels[0].get_ylim()
+    room = 0.03 * (high - low)  # for half a marker
+    panels[0].set_ylim(max(low, -room), min(high, 1 + room))
     panels[0].set_ylabel(NAMES[figure])
     png = io.BytesIO()
     drawn.savefig(png, format="png", dpi=110)

@@ -17,16 +17,23 @@ from atgnn.doctor import processor
 from atgnn.graph.operator import backend_in_use
 from atgnn.training.cluster import Cluster
 
-__all__ = ["describe_environment", "git_state"]
+__all__ = ["COMMAND", "command_line", "describe_environment", "git_state"]
 
 PACKAGES = ("torch", "lightning", "numpy", "soundfile", "soxr", "pandas", "pyarrow", "triton")
+
+COMMAND = "ATGNN_COMMAND"  # variable: what the user typed, where that started this process
+
+
+def command_line() -> str:
+    """This process's own command, to type again."""
+    return shlex.join(["atgnn", *sys.argv[1:]])
 
 
 def describe_environment(cluster: Cluster, device: str) -> dict[str, Any]:
     """Whatever may explain a difference between two runs of one recipe; no names of persons."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["atgnn", *sys.argv[1:]]),
+        "command": os.environ.get(COMMAND) or command_line(),
         "atgnn": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
