@@ -135,7 +135,10 @@ def stand_in(monkeypatch, tmp_path, content: object) -> None:
         (b"not a model", "weights.pth is not a PyTorch checkpoint"),
         ([1, 2], "expected a state dict of named tensors, got list"),
         ({"_fc.weight": torch.zeros(1)}, "nothing in this file fills stem.conv.weight"),
-        ({"_gate": torch.zeros(1)}, "_gate is unknown to a network of this layout"),
+        (
+            {"_gate": torch.zeros(1)},
+            "not EfficientNetLite's weights: .*stem.conv.weight, got _gate",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit(monkeypatch, tmp_path, content, message):

@@ -1,19 +1,20 @@
 """``atgnn convert``: published weights as a checkpoint, heard through the front end they know."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from baseline_helpers import command
-from helpers import sound, write
+from helpers import sound, tiny_checkpoint, write
 from other_models import LABELS, save_ast
 from test_baseline_psla import backwards, tiny
 
 from atgnn.baselines import psla
 from atgnn.checkpoint import Checkpoint
-from atgnn.convert import convert
+from atgnn.convert import CONVERTIBLE, convert
 from atgnn.errors import AtgnnError, CheckpointError, ConfigError
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.labels import Vocabulary
@@ -142,3 +143,30 @@ def test_a_hub_folder_whose_labels_do_not_fit(tmp_path, names, message):
     with pytest.raises(AtgnnError, match=message) as caught:
         convert(folder, "ast")
     assert "\n" not in str(caught.value)
+
+
+def test_our_own_checkpoint_is_one_already(tmp_path):
+    own = tiny_checkpoint().save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="it is a checkpoint already"):
+        convert(own, "ast")
+
+
+def test_only_presets_with_published_weights_are_offered():
+    with pytest.raises(ConfigError) as caught:
+        convert(Path("any.pth"), "small-cnn")
+    assert str(caught.value).endswith(f"choose from {', '.join(CONVERTIBLE)}")
+    page = (Path(__file__).parents[1] / "docs" / "baselines.md").read_text("utf-8")
+    (listed,) = re.findall(r"what a system was published as \(([^)]*)\)", page)
+    assert re.findall(r"`([^`]+)`", listed) == list(CONVERTIBLE)
+
+
+def test_a_file_of_other_weights_says_what_was_expected(tmp_path):
+    torch.save({"x": torch.zeros(1)}, tmp_path / "wrong.pth")
+    with pytest.raises(CheckpointError, match=r"not CNN14's weights: .* for bn0.weight, got x"):
+        convert(tmp_path / "wrong.pth", "cnn14")
+
+
+def test_a_text_is_no_checkpoint(tmp_path):
+    (tmp_path / "text.wav").write_text("text here, words\n")
+    with pytest.raises(CheckpointError, match=r"is not a PyTorch checkpoint$"):
+        convert(tmp_path / "text.wav", "cnn14")

@@ -9,7 +9,7 @@ from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.labels import Vocabulary
 from atgnn.model.weights import WeightsReport
 from atgnn.networks import (
-    KINDS,
+    Kind,
     build,
     kind_of,
     network_preset,
@@ -20,6 +20,9 @@ from atgnn.networks import (
 __all__ = ["convert"]
 
 LONGEST = 10.0  # seconds of a window
+
+#: Presets of which weights were published that score labels; pyr-s for the author's ATGNN.
+CONVERTIBLE = ("cnn14", "cnn14-16k", "psla", "ast", "pyr-s")
 
 
 def convert(
@@ -52,10 +55,12 @@ def convert(
     """
     own, kind = own_front_end(preset), kind_of(network_preset(preset))
     if kind.load is None:
-        known = ", ".join(one for kind in KINDS.values() if kind.load for one in kind.presets)
+        known = ", ".join(CONVERTIBLE)
         raise ConfigError(f"{preset} has no published weights to convert: choose from {known}")
     if not weights.exists() or not kind.loads(weights):
-        raise CheckpointError(f"no published weights of {preset} at {weights}")
+        raise CheckpointError(
+            f"no published weights of {preset} at {weights}: {_sought(weights, kind)}"
+        )
     heard = published_front_end(kind, weights)
     if heard is not None and FRONT_ENDS[heard] != own:
         raise ConfigError(f"{weights} learned from the front end of {heard}: give --preset {heard}")
@@ -81,6 +86,16 @@ def convert(
         provenance=_about(weights, preset),
     )
     return checkpoint, report
+
+
+def _sought(path: Path, kind: Kind) -> str:
+    """Why there are none at a path, and what is looked for."""
+    if not path.exists():
+        return "there is no such file or folder"
+    described = path / "config.json"
+    if described.is_file() and '"format_version"' in described.read_text("utf-8", "replace"):
+        return "it is a checkpoint already, to be given as --model"
+    return f"expected {kind.form}"
 
 
 def _window(front_end: FrontEndConfig) -> float:

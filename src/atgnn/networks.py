@@ -80,6 +80,8 @@ class Kind(NamedTuple):
     load: Callable[[Any, Path], WeightsReport] | None = None
     #: Whether a path that there is can be given to `load`.
     loads: Callable[[Path], bool] = Path.is_file
+    #: What such a path is, in words.
+    form: str = "a file of weights"
     #: What a path for `load` says of layout, front end and labels.
     told: Callable[[Path], Told] = lambda path: Told()
     #: The front end that published weights say they learned from, by name, where they do.
@@ -164,6 +166,7 @@ KINDS: dict[str, Kind] = {
         "An Audio Spectrogram Transformer.",
         load=load_ast,
         loads=is_published_ast,
+        form="a file of weights, or a folder of the Hub with an AST's config.json and its weights",
         told=told_by_ast,
     ),
     "audio-transformer": _baseline(

@@ -63,12 +63,21 @@ def fill(
         name: [] for name in ("loaded", "converted", "resized", "left_new", "dropped")
     }
     new: dict[str, Tensor] = {}
+    pieces = list(pieces)
+    filled = {piece.target for piece in pieces}
+    bare = [n for n in ours if n not in filled and n not in model.by_label and n not in head]
     for piece in pieces:
         if not piece.target:
             fates["dropped"].append(Fate(piece.key, piece.note))
             continue
         if piece.target not in ours:
-            raise CheckpointError(f"{source}: {piece.key} is unknown to a network of this layout")
+            name = type(model).__name__
+            if bare:
+                raise CheckpointError(
+                    f"{source}: not {name}'s weights: expected something for {bare[0]}, "
+                    f"got {piece.key}"
+                )
+            raise CheckpointError(f"{source}: {piece.key} is unknown to {name} of this layout")
         came, wanted = tuple(piece.value.shape), tuple(ours[piece.target].shape)
         if came == wanted:
             new[piece.target] = piece.value

@@ -222,9 +222,11 @@ def _open(path: Path) -> Any:
             f"c = torch.load('{path}', map_location='cpu', weights_only=False); "
             "torch.save(c.get('state_dict', c), 'weights.pth')\" and give weights.pth"
         ) from None
-    except Exception as error:  # a damaged file makes the unpickler raise almost anything
+    except (RuntimeError, OSError, EOFError) as error:
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise CheckpointError(f"{path} is not a PyTorch checkpoint: {first[0]}") from None
+    except Exception:  # of other bytes the unpickler raises almost anything, which explains nothing
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint") from None
 
 
 # ---------------------------------------------------------------------------- layout of a file
