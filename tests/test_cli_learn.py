@@ -35,6 +35,8 @@ def test_learn_then_tag(place):
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "learned from 5 clips and 5 without it" in done.stdout
+    hint = f"`atgnn tag SOUND --model {place / 'model'} --pack {pack}`"
+    assert hint in done.stdout.replace("\n", "")
     tagged = run(
         place, "tag", place / "whistles" / "0.wav", "--model", place / "model", "--pack", pack,
         "--json", "--threshold", 0,
@@ -60,6 +62,7 @@ def test_two_labels_into_one_pack_and_packs_together(place):
     assert LabelPack.read(more).names == ("whistle", "hiss", "third")
     shown = run(place, "packs", both, "--out", place / "copy.pack")
     assert "whistle: counts as present from" in shown.stdout
+    assert f"written to {place / 'copy.pack'}" in shown.stderr
     assert LabelPack.read(place / "copy.pack").names == ("whistle", "hiss")
 
 

@@ -75,7 +75,8 @@ def learn(
     LabelPack.merged([*before, learned.pack]).write(out, force)
     for one in learned.pack.labels:
         typer.echo(one)
-    typer.echo(f"Written to {out}: try `atgnn tag SOUND --pack {out}`")
+    of = "" if model is None else f" --model {model}"
+    typer.echo(f"Written to {out}: try `atgnn tag SOUND{of} --pack {out}`")
     if learned.failures:
         raise typer.Exit(1)
 
@@ -90,10 +91,12 @@ def packs(
 ) -> None:
     """Show what label packs hold, and merge them."""
     from atgnn.packs import LabelPack
+    from atgnn.terminal import say
 
     read = [LabelPack.read(path) for path in files]
     if out is not None:
         LabelPack.merged(read).write(out, force)
+        say(f"written to {out}")
     for path, one in zip(files, read, strict=True):
         typer.echo(f"{path}  for the model {one.model[:12]}")
         for label in one.labels:

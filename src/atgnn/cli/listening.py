@@ -176,6 +176,10 @@ def opened(
     top_hz = tagger.front_end.config.band[1]
     with writing(form, out, sys.stdout.buffer, count > 1, force, top_hz) as writer:
         yield writer
+    if out is not None:
+        from atgnn.terminal import say
+
+        say(f"written to {out}")
 
 
 def sources(paths: Sequence[str]) -> Iterator[Taggable]:
