@@ -173,3 +173,11 @@ def test_what_cannot_be_read(tmp_path):
         with pytest.raises(AtgnnError, match=f"{name} is no") as caught:
             formats.read(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "parquet"])
+def test_no_event_ends_after_its_recording(tmp_path, form):
+    length = 4.03925
+    one = Timeline("a.wav", length, (), (Event("Rain", 0.0, length, 0.5),))
+    (back,) = read_back(tmp_path, form, [one])
+    assert back.events[0].end == back.duration

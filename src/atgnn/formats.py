@@ -147,7 +147,7 @@ def as_dict(record: Record) -> dict[str, Any]:
     timeline = record
     return {
         "path": timeline.path,
-        "duration": round(timeline.duration, 3),
+        "duration": _long(timeline),
         "tags": [{"label": tag.label, "score": _short(tag.score)} for tag in timeline.tags],
         "events": [
             {name: value for name, value in _fields(event).items() if value is not None}
@@ -168,6 +168,11 @@ def _fields(event: Event) -> dict[str, Any]:
     }
 
 
+def _long(record: Record) -> float:
+    """Seconds, so exact that no event ends after them."""
+    return round(record.duration, 3) if isinstance(record, Tagging) else _short(record.duration)
+
+
 def _short(number: float) -> float:
     return round(float(number), 6)
 
@@ -178,7 +183,7 @@ def _events(record: Record) -> tuple[Event, ...]:
 
 def _rows(record: Record) -> Iterator[dict[str, Any]]:
     """A row (see `COLUMNS`) for each tag and event, or one that says that there are none."""
-    about = {"path": record.path, "duration": round(record.duration, 3)}
+    about = {"path": record.path, "duration": _long(record)}
     empty = dict.fromkeys(COLUMNS)
     for tag in record.tags:
         yield {**empty, **about, "label": tag.label, "score": _short(tag.score)}
