@@ -193,3 +193,20 @@ def test_a_clip_longer_than_its_file(model, tagger, tmp_path):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("everyday-min", "did you mean 'everyday-mini'"),
+        ("pyr-s", "pyr-s is a preset, a layout without weights"),
+    ],
+)
+def test_a_name_of_no_model_says_what_was_meant(name, message):
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.from_pretrained(name)
+
+
+def test_a_run_folder_points_to_its_model(model):
+    with pytest.raises(CheckpointError, match=r"did you mean .*model\?"):
+        Checkpoint.from_pretrained(model.parent)

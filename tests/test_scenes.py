@@ -493,7 +493,7 @@ def test_the_command(sounds, tmp_path):
     assert events["level_db"].between(-5, 5).all()
     for changes, message in (
         (["--form", "mp3"], "unknown form 'mp3'"),
-        (["--events", "9"], "9 events of different labels"),
+        (["--events", "9"], "lower the number of events (--events 1:"),
         (["--cooccurrence", "training"], "needs --like"),
         (["--cooccurrence", str(tmp_path / "no.csv")], "not a readable co-occurrence table"),
         (["--level", "loud"], "give FROM:TO"),

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from atgnn import __version__
-from atgnn.errors import CheckpointError, describe_error
+from atgnn.errors import CheckpointError, describe_error, did_you_mean
 from atgnn.files import replacing_folder
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.labels import Vocabulary
@@ -35,6 +35,7 @@ from atgnn.networks import (
     check_front_end,
     empty_network,
     kind_of,
+    network_names,
 )
 from atgnn.trained_on import Heard
 
@@ -362,8 +363,11 @@ class Checkpoint:
     def _read(cls, folder: Path) -> "Checkpoint":
         missing = [name for name in _FILES[:2] if not (folder / name).is_file()]
         if missing:
+            within = folder / "model"
+            hint = f"; did you mean {within}?" if (within / _FILES[0]).is_file() else ""
             raise CheckpointError(
                 f"{folder} is not an ATGNN checkpoint: {' and '.join(missing)} not found in it"
+                f"{hint}"
             )
         description = _read_description(folder / "config.json")
         model = empty_network(description.model)
@@ -475,9 +479,15 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path | None:
         )
     if isinstance(name_or_path, str) and name.count("/") == 1 and not name.startswith((".", "/")):
         return None
+    if name in network_names():
+        raise CheckpointError(
+            f"{name} is a preset, a layout without weights: give a trained model's folder, or one "
+            f"that ships ({', '.join(shipped_models()) or 'none'})"
+        )
     raise CheckpointError(
         f"no model {name!r}: neither a folder, nor a hub repository (owner/name), "
         f"nor one that ships ({', '.join(shipped_models()) or 'none'})"
+        f"{did_you_mean(name, shipped_models())}"
     )
 
 
@@ -489,6 +499,7 @@ def _download(repo_id: str, **options: Any) -> Path:
         return Path(snapshot_download(repo_id, allow_patterns=[*_FILES, *_OTHERS], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason.replace("Got: ", "")
         raise CheckpointError(
             f"no folder {repo_id!r} here, and the hub did not give one: {reason}"
         ) from None

@@ -324,9 +324,7 @@ def base_of(network: Network) -> ATGNN:
     if isinstance(network, LabelsBeside):
         return network.network
     if not isinstance(network, ATGNN):
-        raise ConfigError(
-            f"an {type(network).__name__} has no label nodes: new labels need an ATGNN"
-        )
+        raise ConfigError(f"{type(network).__name__} has no label nodes: new labels need an ATGNN")
     return network
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 
-from atgnn.errors import AtgnnError
+from atgnn.errors import AtgnnError, counted
 
 if TYPE_CHECKING:
     from atgnn.archive import Done
@@ -389,7 +389,7 @@ def doctor_table(report: Report) -> Any:
     rows = {
         "atgnn": f"{report.atgnn}, Python {report.python}, PyTorch {report.torch}, {report.system}",
         "processor": f"{processor.name} ({' '.join(processor.instructions) or 'flags unknown'}); "
-        f"bfloat16 {units}; {processor.threads} threads",
+        f"bfloat16 {units}; {counted(processor.threads, 'thread')}",
         "graphs": _graphs(report.graph_kernel),
         "GPU": _graphics(report.graphics),
         "audio": f"libsndfile {audio.libsndfile} ({' '.join(audio.formats)}), soundfile "

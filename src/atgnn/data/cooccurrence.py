@@ -222,7 +222,8 @@ class Sampler:
         if high > len(matrix.labels):
             raise ClipsError(
                 f"{high} events of different labels in one scene, but there are "
-                f"{counted(len(matrix.labels), 'label')}: lower the number of events"
+                f"{counted(len(matrix.labels), 'label')}: lower the number of events "
+                f"(--events 1:{len(matrix.labels)})"
             )
         with np.errstate(divide="ignore"):
             self._log_weights = np.log(matrix.pairs / np.mean(matrix.pairs))
