@@ -544,6 +544,7 @@ def test_the_table_says_how_many_clips_and_what_intervals_are_worth(wide, tmp_pa
     text = (tmp_path / "report.md").read_text()
     assert "- judged on 24 clips" in text
     assert "only 2 authors or recordings: intervals are rough" in text
+    assert "e-32" not in (tmp_path / "report.json").read_text()
     row = (tmp_path / "table.csv").read_text().splitlines()[1].split(",")
     assert row[COLUMNS.index("accuracy_low")] == "0"
 

@@ -192,7 +192,8 @@ def spread_of(figure: str, results: Sequence[Result]) -> Spread:
         most = math.inf if figure == "d_prime" else 1.0
         return Spread(mean, max(0.0, mean - half), min(most, mean + half), "seeds")
     if figure in results[0].intervals:
-        return Spread(mean, *results[0].intervals[figure], "authors")
+        low, high = results[0].intervals[figure]
+        return Spread(mean, round(low, 6), round(high, 6), "authors")
     return Spread(mean)
 
 

@@ -201,7 +201,7 @@ def _csv_row(row: Row) -> list[object]:
 def _plain(value: object) -> object:
     if not isinstance(value, float):
         return value
-    return "" if math.isnan(value) else f"{round(value, 6):.6g}"
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def _number(value: float, digits: int) -> str:
