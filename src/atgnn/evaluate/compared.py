@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from atgnn.data.clips import Clips
 from atgnn.errors import ClipsError
-from atgnn.evaluate.measured import Negatives, align
-from atgnn.evaluate.owners import owners_of
+from atgnn.evaluate.measured import Aligned, Negatives, align
+from atgnn.evaluate.owners import Ownership, owners_of
 from atgnn.evaluate.report import RESAMPLES, one_label_each
 from atgnn.metrics import Interval, Metrics, Owners, Resampled, evaluate_scores, pivotal, resample
 from atgnn.metrics.resampling import jsonable
@@ -25,7 +25,7 @@ from atgnn.scoring import ScoreTable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Comparison", "LabelDifference", "compare", "difference"]
+__all__ = ["Comparison", "LabelDifference", "compare", "difference", "judged_together"]
 
 #: The figures that are compared, as `Metrics` and as people call them.
 FIGURES = {
@@ -134,8 +134,63 @@ def compare(
 
     Settings as `atgnn.evaluate.evaluate_table`; so are the errors.
     """
-    found = align([first, second], clips, None, ignore_unknown_labels, skip_bad)
-    exclusive = "softmax" in (first.activation, second.activation)
+    found, owned, metrics, drawn = judged_together(
+        [first, second],
+        clips,
+        ignore_unknown_labels=ignore_unknown_labels,
+        skip_bad=skip_bad,
+        negatives=negatives,
+        as_marked=as_marked,
+        seed=seed,
+        resamples=resamples,
+        progress=progress,
+    )
+    a, b = metrics
+    return Comparison(
+        names,
+        (a, b),
+        _figures(a, b, drawn, owned.owners),
+        _labels(a, b, drawn, owned.owners),
+        owned.noun,
+        found.ignored,
+        found.dropped,
+        found.missing,
+        owned.notes,
+        subject,
+    )
+
+
+class Together(NamedTuple):
+    """Several models on the labels that all know and the clips that all have scored.
+
+    Attributes:
+        found: labels, clips, scores, and what was passed over.
+        owned: whose the clips are.
+        metrics: of each model.
+        drawn: the same of each under the same draws of owners; empty where there is one owner.
+    """
+
+    found: Aligned
+    owned: Ownership
+    metrics: tuple[Metrics, ...]
+    drawn: Sequence[Resampled]
+
+
+def judged_together(
+    tables: Sequence[ScoreTable],
+    clips: Clips,
+    *,
+    ignore_unknown_labels: bool,
+    skip_bad: bool,
+    negatives: Negatives,
+    as_marked: bool,
+    seed: int,
+    resamples: int,
+    progress: Callable[[int], None] | None,
+) -> Together:
+    """Measure models alike; settings and errors as of `atgnn.evaluate.evaluate_table`."""
+    found = align(list(tables), clips, None, ignore_unknown_labels, skip_bad)
+    exclusive = any(table.activation == "softmax" for table in tables)
     targets = found.targets(negatives, as_marked or exclusive)
     owned, single = owners_of(found.clips), one_label_each(targets)
     metrics = tuple(
@@ -155,19 +210,7 @@ def compare(
             single_label=single,
             progress=progress,
         )
-    a, b = metrics
-    return Comparison(
-        names,
-        (a, b),
-        _figures(a, b, drawn, owned.owners),
-        _labels(a, b, drawn, owned.owners),
-        owned.noun,
-        found.ignored,
-        found.dropped,
-        found.missing,
-        owned.notes,
-        subject,
-    )
+    return Together(found, owned, metrics, drawn)
 
 
 def _figures(

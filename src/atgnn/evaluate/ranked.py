@@ -9,15 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from atgnn.data.clips import Clips
-from atgnn.errors import ClipsError
-from atgnn.evaluate.compared import difference
-from atgnn.evaluate.measured import Negatives, align
-from atgnn.evaluate.owners import owners_of
-from atgnn.evaluate.report import RESAMPLES, Intervals, one_label_each
-from atgnn.metrics import Interval, Metrics, evaluate_scores, resample
+from atgnn.evaluate.compared import difference, judged_together
+from atgnn.evaluate.measured import Negatives
+from atgnn.evaluate.report import RESAMPLES, Intervals
+from atgnn.metrics import Interval, Metrics
 from atgnn.metrics.resampling import jsonable
 from atgnn.scoring import ScoreTable
 
@@ -88,37 +84,25 @@ def rank(
 
     Settings as `atgnn.evaluate.evaluate_table`; so are the errors.
     """
-    found = align(list(tables), clips, None, ignore_unknown_labels, skip_bad)
-    exclusive = any(table.activation == "softmax" for table in tables)
-    targets = found.targets(negatives, as_marked or exclusive)
-    owned, single = owners_of(found.clips), one_label_each(targets)
-    metrics = [
-        evaluate_scores(targets, scores, found.vocabulary.names, single, owned.owners)
-        for scores in found.scores
-    ]
-    if np.isnan(metrics[0].mean_ap):
-        raise ClipsError("no label has a positive clip: there is nothing to compare")
-    drawn = (
-        None
-        if owned.owners.single
-        else resample(
-            targets,
-            found.scores,
-            owned.owners,
-            generator=np.random.default_rng(seed),
-            resamples=resamples,
-            single_label=single,
-            progress=progress,
-        )
+    found, owned, metrics, drawn = judged_together(
+        tables,
+        clips,
+        ignore_unknown_labels=ignore_unknown_labels,
+        skip_bad=skip_bad,
+        negatives=negatives,
+        as_marked=as_marked,
+        seed=seed,
+        resamples=resamples,
+        progress=progress,
     )
     order = sorted(range(len(tables)), key=lambda place: -metrics[place].mean_ap)
     best = order[0]
     ranked = []
     for place in order:
-        own = None if drawn is None else Intervals.of(metrics[place], drawn[place])
+        own = Intervals.of(metrics[place], drawn[place]) if drawn else None
         behind = None
         if place != best:
-            parts = [] if drawn is None else [drawn[one].mean_ap() for one in (best, place)]
+            parts = [drawn[one].mean_ap() for one in (best, place)] if drawn else []
             fall = metrics[place].mean_ap - metrics[best].mean_ap
             behind = difference(fall, parts, owned.owners)
         ranked.append(Ranked(names[place], metrics[place], own, behind))

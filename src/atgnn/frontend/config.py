@@ -268,6 +268,18 @@ class FrontEndConfig(BaseModel):
         return 0.0 if self.kind == "stft" else self.window / 2 / self.sample_rate
 
 
+#: CNN14 at either rate: decibels, which go into a batch normalisation per bin (Kong et al., 2020).
+_PANNS: dict[str, Any] = {
+    "kind": "stft",
+    "n_mels": 64,
+    "f_min": 50.0,
+    "window_ms": 32.0,
+    "mel_scale": "slaney",
+    "mel_area": True,
+    "scale": "db",
+    "floor": 1e-10,
+}
+
 #: Settings by name. "paper": 16 kHz with PSLA's statistics. "wide-32k", for wildlife and
 #: music: the same frames in time, an octave more above. Its statistics are over every cell of
 #: ESC-10, whose 400 clips (some with digital silence) are 44.1 kHz recordings of animals,
@@ -280,30 +292,8 @@ FRONT_ENDS = {
     "psla": FrontEndConfig(pad_to_frames=1056),
     # YuanGongND/ast: statistics of AudioSet, divided by two deviations; always 1024 frames.
     "ast": FrontEndConfig(mean=-4.2677393, std=2 * 4.5689974, pad_to_frames=1024),
-    # Decibels go into a batch normalisation per bin (Kong et al., 2020).
-    "cnn14": FrontEndConfig(
-        kind="stft",
-        sample_rate=32_000,
-        n_mels=64,
-        f_min=50.0,
-        f_max=14_000.0,
-        window_ms=32.0,
-        mel_scale="slaney",
-        mel_area=True,
-        scale="db",
-        floor=1e-10,
-    ),
-    "cnn14-16k": FrontEndConfig(
-        kind="stft",
-        n_mels=64,
-        f_min=50.0,
-        f_max=8_000.0,
-        window_ms=32.0,
-        mel_scale="slaney",
-        mel_area=True,
-        scale="db",
-        floor=1e-10,
-    ),
+    "cnn14": FrontEndConfig(**_PANNS, sample_rate=32_000, f_max=14_000.0),
+    "cnn14-16k": FrontEndConfig(**_PANNS, f_max=8_000.0),
     # descriptinc/lyrebird-wav2clip: all bins of the FFT, every 353 samples.
     "wav2clip": FrontEndConfig(
         kind="stft",
