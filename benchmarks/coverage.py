@@ -1,6 +1,6 @@
 """How often an interval holds the truth: percentile and pivotal intervals of mAP, simulated.
 
-    python benchmarks/coverage.py [--authors 30] [--trials 400]
+    python -m benchmarks.coverage [--authors 30] [--trials 400]
 
 Authors differ in how well a model hears each of their labels and in how it scores everything that
 they record. Samples of a few authors are drawn from this population, and their intervals are held

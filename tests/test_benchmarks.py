@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import statistics
 import sys
 from importlib.util import find_spec
@@ -20,7 +21,6 @@ from atgnn.model.inference import for_inference
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "speed").is_dir():
     pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed import __main__ as command_line  # noqa: E402
 from benchmarks.speed import bound, harness, kaldi, published, systems  # noqa: E402
@@ -317,10 +317,28 @@ def test_unknown_systems_and_commands_are_refused(capsys):
     assert command_line.main([]) == 0
 
 
+SCRIPTS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "benchmarks").rglob("*.py")
+    if "import argparse" in path.read_text("utf-8") and "__name__ ==" in path.read_text("utf-8")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_says_what_it_takes(script, monkeypatch, capsys):
+    for needed in ("sklearn", "faiss", "sed_scores_eval"):
+        if needed in (ROOT / f"{script.replace('.', '/')}.py").read_text("utf-8"):
+            pytest.importorskip(needed)
+    monkeypatch.setattr("sys.argv", [script, "--help"])
+    monkeypatch.delitem(sys.modules, script, raising=False)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module(script, run_name="__main__")
+    assert left.value.code in (0, None)
+    assert "usage:" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", command_line.COMMANDS)
 def test_every_command_is_there(command):
-    if not (ROOT / "benchmarks" / "speed" / f"{command}.py").is_file():
-        pytest.skip(f"{command} is not written yet")
     assert callable(importlib.import_module(f"benchmarks.speed.{command}").main)
 
 

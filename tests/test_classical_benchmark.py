@@ -1,6 +1,5 @@
 """Features and classifiers without networks: what they measure, and that they tell sounds apart."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "comparison").is_dir():
     pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
 pytest.importorskip("sklearn")
-sys.path.insert(0, str(ROOT))
 
 from benchmarks.comparison import classical  # noqa: E402
 

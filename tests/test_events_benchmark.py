@@ -15,7 +15,6 @@ from atgnn.tagger import Scores
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "events").is_dir():
     pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
 
 from benchmarks.events import bands, hour, measures, quality, scenes  # noqa: E402
 

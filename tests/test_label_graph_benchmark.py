@@ -1,7 +1,6 @@
 """The study of the label graph: variants are what they are called, removal removes, sums agree."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "label_graph").is_dir():
     pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
 
 from benchmarks.label_graph import report, run  # noqa: E402
 from benchmarks.label_graph.variants import (  # noqa: E402

@@ -22,7 +22,6 @@ from atgnn.training.division import divide, read_clips
 from atgnn.training.recipe import DataSettings, load_recipe
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
 
 def run(*arguments):

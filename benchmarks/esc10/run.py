@@ -1,9 +1,9 @@
 """The official ESC-10 protocol, honestly: five folds, each scored once for each row and seed.
 
-    python benchmarks/esc10/run.py tune  --data SOUNDS --out RUNS --rows ROW ... [--tests 1 3]
-    python benchmarks/esc10/run.py final --data SOUNDS --out RUNS --row ROW [--seeds 1 2 3]
-    python benchmarks/esc10/run.py check --data SOUNDS [--row ROW]
-    python benchmarks/esc10/run.py report
+    python -m benchmarks.esc10.run tune  --data SOUNDS --out RUNS --rows ROW ... [--tests 1 3]
+    python -m benchmarks.esc10.run final --data SOUNDS --out RUNS --row ROW [--seeds 1 2 3]
+    python -m benchmarks.esc10.run check --data SOUNDS [--row ROW]
+    python -m benchmarks.esc10.run report
 
 SOUNDS holds the collections, ESC-10 among them as `esc10`. A row is a way to train; `ROWS` lists
 them. Rows that learn from a teacher train it first, on the same clips; rows that start from an
@@ -37,11 +37,10 @@ import numpy as np
 
 from atgnn.data.clips import Clips
 from atgnn.metrics import cluster_interval
+from benchmarks import runs
+from benchmarks.pretrain.clips import unlabelled
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-import runs  # noqa: E402, beside the folder of this script
-from pretrain.clips import unlabelled  # noqa: E402
 
 LOOKS = HERE.parent / "test_fold_looks.csv"
 TUNING = HERE / "tuning.csv"
@@ -270,7 +269,7 @@ def finish(args: argparse.Namespace, seed: int, fold: int) -> None:
                 fold,
                 f"accuracy: row {args.row}, seed {seed}, trained on the other four folds",
                 f"{accuracy(rows):.4f}",
-                f"python benchmarks/esc10/run.py final --row {args.row}",
+                f"python -m benchmarks.esc10.run final --row {args.row}",
             ]
         )
     with open(path, "w", newline="", encoding="utf-8") as file:

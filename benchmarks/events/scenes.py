@@ -42,10 +42,9 @@ from atgnn.tagger import Tagger
 from benchmarks import runs
 from benchmarks.events import measures
 from benchmarks.events.measures import Fold, append, chosen, read_truth
+from benchmarks.everyday.clips import build
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "everyday"))
-from clips import build  # noqa: E402, beside the scripts of that folder
 
 RESULTS, TUNING = HERE / "scenes.csv", HERE / "scenes_tuning.csv"
 LOOKS = HERE.parent / "test_fold_looks.csv"

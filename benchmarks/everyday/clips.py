@@ -1,6 +1,6 @@
 """The clips behind the first shipped model: one table from the four development collections.
 
-    python benchmarks/everyday/clips.py --data ../shared/data --out runs/clips.csv
+    python -m benchmarks.everyday.clips --data ../shared/data --out runs/clips.csv
 
 Rules, each in one function below:
 

@@ -1,7 +1,7 @@
 """The trainings behind the second edition of the model that ships.
 
-    python benchmarks/everyday/fit.py validate --data SOUNDS --out RUNS [--rows ROW ...]
-    python benchmarks/everyday/fit.py train    --data SOUNDS --out RUNS
+    python -m benchmarks.everyday.fit validate --data SOUNDS --out RUNS [--rows ROW ...]
+    python -m benchmarks.everyday.fit train    --data SOUNDS --out RUNS
 
 Folds are divided by author over all collections (clips.py). Every clip is heard freed of digital
 silence, and re-encoded in two ways (variants.py), so that a collection's codec or editing gives no
@@ -19,7 +19,6 @@ chosen. `train` makes, with the settings of the row `CHOSEN`, for `make.py`:
 
 import argparse
 import csv
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,18 +26,17 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from clips import build
-from variants import make as make_variants
 
 from atgnn.checkpoint import Checkpoint
 from atgnn.data import Clips
 from atgnn.evaluate import LeftOut, evaluate, leave_one_collection_out, owners_of
 from atgnn.labels import Ontology, Vocabulary
+from benchmarks import runs
+from benchmarks.everyday.clips import build
+from benchmarks.everyday.variants import make as make_variants
+from benchmarks.pretrain.clips import LEFT_OUT
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-import runs  # noqa: E402, beside the folder of this script
-from pretrain.clips import LEFT_OUT  # noqa: E402
 
 TUNING = HERE / "tuning.csv"
 FIELDS = ("row", "trimmed", "re-encoded", "trimmed, all negatives", "re-encoded, all negatives")

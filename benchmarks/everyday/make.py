@@ -1,9 +1,9 @@
 """Make the model that ships from the runs of fit.py, and measure it.
 
-    python benchmarks/everyday/make.py limits --data SOUNDS --out RUNS
-    python benchmarks/everyday/make.py final  --data SOUNDS --out RUNS
-    python benchmarks/everyday/make.py away   --data SOUNDS --out RUNS
-    python benchmarks/everyday/make.py check  --data SOUNDS --out RUNS
+    python -m benchmarks.everyday.make limits --data SOUNDS --out RUNS
+    python -m benchmarks.everyday.make final  --data SOUNDS --out RUNS
+    python -m benchmarks.everyday.make away   --data SOUNDS --out RUNS
+    python -m benchmarks.everyday.make check  --data SOUNDS --out RUNS
 
 Folds are divided by author over all collections (clips.py); fit.py has trained on folds 2 to 5.
 Calibration and thresholds are fitted to the scores that each of these folds gets from the model of
@@ -26,8 +26,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from clips import build
-from fit import CHOSEN, COPIES, OTHERS, TEST, Shop, elsewhere, folds
 
 from atgnn.calibrate import Background, Fit, calibrate
 from atgnn.checkpoint import Checkpoint, Provenance
@@ -36,6 +34,8 @@ from atgnn.evaluate import FalseAlarms, Report, evaluate, false_alarms
 from atgnn.scoring import ScoreTable
 from atgnn.tagger import Tagger
 from atgnn.trained_on import Heard
+from benchmarks.everyday.clips import build
+from benchmarks.everyday.fit import CHOSEN, COPIES, OTHERS, TEST, Shop, elsewhere, folds
 
 HERE = Path(__file__).parent
 LOOKS = HERE.parent / "test_fold_looks.csv"
@@ -200,7 +200,7 @@ def note_look(report: Report) -> None:
                 TEST,
                 what,
                 f"{report.metrics.mean_ap:.4f}",
-                "python benchmarks/everyday/make.py final",
+                "python -m benchmarks.everyday.make final",
             ]
         )
 
@@ -247,7 +247,7 @@ def package(shop: Shop, fit: Fit, report: Report, alarms: FalseAlarms) -> None:
             "as published, scored once. What nobody has marked or ruled out is left out of the "
             "count. Settings were chosen on fold 2."
         ),
-        command="python benchmarks/everyday/make.py final --data SOUNDS --out RUNS",
+        command="python -m benchmarks.everyday.make final --data SOUNDS --out RUNS",
         notes=notes,
     )
     fit.checkpoint.changed(

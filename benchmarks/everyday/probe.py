@@ -1,7 +1,7 @@
 """What can be told of a clip without hearing it: the shortcut probe.
 
-    python benchmarks/everyday/probe.py --clips RUNS/clips.csv
-    python benchmarks/everyday/probe.py --clips RUNS/variants/clips.csv
+    python -m benchmarks.everyday.probe --clips RUNS/clips.csv
+    python -m benchmarks.everyday.probe --clips RUNS/variants/clips.csv
 
 A random forest predicts the labels from a clip's duration, its share of samples that are exactly
 zero, the silence at its two ends, and its bandwidth, and from nothing else. It learns on the

@@ -1,6 +1,6 @@
 """Copies of the clips that no longer tell which collection they come from.
 
-    python benchmarks/everyday/variants.py --clips RUNS/clips.csv --out RUNS/variants [--copies 1]
+    python -m benchmarks.everyday.variants --clips RUNS/clips.csv --out RUNS/variants [--copies 1]
 
 In the development sounds most labels occur in one collection only, so length, silence at the ends,
 codec and bandwidth give a label away (`probe.py` shows how much). Here every clip is decoded to

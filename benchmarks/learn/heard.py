@@ -6,16 +6,13 @@ rain is rain in any collection), and none by an author of an ESC-10 clip. ESC-10
 into folds by author: whoever made a scored clip made none that taught.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from atgnn.data.clips import Clips, connected
 from atgnn.labels import Ontology
-
-sys.path.append(str(Path(__file__).parents[1] / "everyday"))
-from clips import author_names, spread
+from benchmarks.everyday.clips import author_names, spread
 
 __all__ = ["FOLDS", "draw", "esc10", "folds_by_author", "others"]
 

@@ -1,9 +1,9 @@
 """New labels from 1, 5, 10 and 20 clips: ESC-10's classes, taught to models that never knew them.
 
-    python benchmarks/learn/run.py encoders --data SOUNDS --out RUNS [--listened ENCODER]
-    python benchmarks/learn/run.py measure  --data SOUNDS --out RUNS
-    python benchmarks/learn/run.py time     --data SOUNDS --out RUNS
-    python benchmarks/learn/run.py report
+    python -m benchmarks.learn.run encoders --data SOUNDS --out RUNS [--listened ENCODER]
+    python -m benchmarks.learn.run measure  --data SOUNDS --out RUNS
+    python -m benchmarks.learn.run time     --data SOUNDS --out RUNS
+    python -m benchmarks.learn.run report
 
 What each system heard (`heard.py` has the rules):
 
@@ -38,7 +38,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from heard import FOLDS, draw, esc10, folds_by_author, others
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
@@ -54,14 +53,8 @@ from atgnn.learn.learning import threshold_of
 from atgnn.metrics import cluster_interval
 from atgnn.model.beside import Heard, new_states
 from atgnn.synthetic import synthetic_sounds
-
-sys.path.append(str(Path(__file__).parents[2]))
-from benchmarks.comparison.classical import (
-    FRONT_END,
-    features_of,
-    log_mels,
-    untrained,
-)
+from benchmarks.comparison.classical import FRONT_END, features_of, log_mels, untrained
+from benchmarks.learn.heard import FOLDS, draw, esc10, folds_by_author, others
 
 RECORD = Path(__file__).with_name("results.csv")
 FIELDS = (

@@ -1,9 +1,9 @@
 """What pre-training without labels buys where labels are few: 5, 10 and 20 clips a class.
 
-    python benchmarks/pretrain/run.py pretrain --data SOUNDS --out RUNS [--steps 1000]
-    python benchmarks/pretrain/run.py probe    --data SOUNDS --out RUNS
-    python benchmarks/pretrain/run.py tune     --data SOUNDS --out RUNS [--draws 3 --updates 150]
-    python benchmarks/pretrain/run.py report
+    python -m benchmarks.pretrain.run pretrain --data SOUNDS --out RUNS [--steps 1000]
+    python -m benchmarks.pretrain.run probe    --data SOUNDS --out RUNS
+    python -m benchmarks.pretrain.run tune     --data SOUNDS --out RUNS [--draws 3 --updates 150]
+    python -m benchmarks.pretrain.run report
 
 `pretrain` makes three encoders, one for each method, from all sounds but those of the scored
 fold's authors, and one with random weights. `probe` classifies their embeddings of ESC-10's clips
@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clips import authors, draw, esc10, unlabelled
 from scipy.fft import dct
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -35,6 +34,7 @@ from atgnn.encoder import Encoder
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.metrics import cluster_interval
 from atgnn.tagger import Tagger
+from benchmarks.pretrain.clips import authors, draw, esc10, unlabelled
 
 RECORD = Path(__file__).with_name("results.csv")
 FIELDS = ("evaluation", "system", "clips_a_class", "draws", "filename", "author", "right")
@@ -216,7 +216,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Accuracy in percent, 95 % interval, and the difference to random weights in pairs."""
+    """Percent right, its interval, and the difference to random weights in pairs."""
     print("| evaluation | system | clips a class | draws | accuracy | less random weights |")
     print("|---|---|---:|---:|---:|---:|")
     cells: dict[tuple[str, str, str], list[dict[str, str]]] = {}

@@ -1,0 +1,1 @@
+"""Measurements: every figure of the documentation comes from a command in here."""

@@ -1,0 +1,1 @@
+"""ESC-10 by its official folds."""

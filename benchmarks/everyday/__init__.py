@@ -1,0 +1,1 @@
+"""The model that ships: its clips, its training, and what is measured of it."""

@@ -1,0 +1,1 @@
+"""New labels from a handful of clips."""

@@ -1,0 +1,1 @@
+"""What each switch of training does on ESC-10."""
