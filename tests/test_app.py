@@ -405,7 +405,7 @@ def test_two_people_send_one_name_at_once(opened, tmp_path, tagger):
     visitors = [opened(), opened()]
     for page, path in zip(visitors, clips, strict=True):
         send(page, path)
-    for page, path, seconds in zip(visitors, clips, ("3.0 s", "4.0 s"), strict=True):
+    for page, path, seconds in zip(visitors, clips, ("3.00 s", "4.00 s"), strict=True):
         page.locator("#found .tags button").first.wait_for()
         assert page.locator("#found .file").inner_text().split("\n")[0] == f"same.wav {seconds}"
         values = page.locator("#found .tags b").all_inner_texts()

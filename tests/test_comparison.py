@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
 from atgnn.cli import app
-from atgnn.cli.comparing import _print_standings
 from atgnn.comparison import budget, inference, one, timing, work
 from atgnn.comparison import run as whole
 from atgnn.comparison.plan import Places, claim, make_plan, read_plan
@@ -29,6 +29,7 @@ from atgnn.data.clips import Clips
 from atgnn.data.store import PackedWaveforms
 from atgnn.errors import AtgnnError, ConfigError, DivergedError, MissingExtraError
 from atgnn.scoring import ScoreTable
+from atgnn.terminal import show
 from atgnn.training.cluster import Cluster
 from atgnn.training.division import divide
 from atgnn.training.environment import describe_environment
@@ -532,7 +533,7 @@ def test_no_figure_is_cut_in_a_narrow_terminal(wide, width):
 
 
 def test_a_pipe_has_every_column(wide, capsys):
-    _print_standings(wide)
+    show(partial(render, wide))
     text = capsys.readouterr().out
     assert "…" not in text
     for word in ("GMAC", "1.5 min", "300", "a-model-with-quite-a-long-name"):
@@ -547,6 +548,7 @@ def test_the_table_says_how_many_clips_and_what_intervals_are_worth(wide, tmp_pa
     assert "e-32" not in (tmp_path / "report.json").read_text()
     row = (tmp_path / "table.csv").read_text().splitlines()[1].split(",")
     assert row[COLUMNS.index("accuracy_low")] == "0"
+    assert row[COLUMNS.index("clips")] == "24"
 
 
 def test_the_axis_of_map_ends_at_one(wide, monkeypatch):

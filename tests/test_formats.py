@@ -167,6 +167,9 @@ def test_what_cannot_be_read(tmp_path):
         "c.parquet": b"PAR1",
         "d.txt": b"words\twords\twords\n",
         "e.txt": b"Selection\tView\n1\tx\n",
+        "f.json": b"[1]\n",
+        "g.jsonl": b'{"path": null, "duration": 1, "tags": [{"x": 1}]}\n',
+        "h.csv": b"path,duration,start,end,label,score,low_hz,high_hz\na,b\x00",
     }.items():
         path = tmp_path / name
         path.write_bytes(content)
@@ -181,3 +184,26 @@ def test_no_event_ends_after_its_recording(tmp_path, form):
     one = Timeline("a.wav", length, (), (Event("Rain", 0.0, length, 0.5),))
     (back,) = read_back(tmp_path, form, [one])
     assert back.events[0].end == back.duration
+
+
+def test_no_event_of_raven_ends_after_its_recording(tmp_path):
+    """Its times count through all recordings, whose lengths need more digits than are written."""
+    length = 4.0369375
+    several = [Timeline(f"{i}.wav", length, (), (Event("Rain", 0.0, length, 1.0),)) for i in "ab"]
+    assert [one.duration for one in read_back(tmp_path, "raven", several)] == [round(length, 6)] * 2
+
+
+def test_a_length_that_is_not_known_is_left_out(tmp_path):
+    """As of a pipe that goes on; then it is the end of the last event that is read back."""
+    pipe = [Timeline("-", float("nan"), (), (one,)) for one in EVENTS[:2]]
+    assert written("csv", pipe).decode().splitlines()[1] == "-,,0.0,2.25,Rain,0.5,,"
+    for form in ("csv", "parquet"):
+        assert read_back(tmp_path, form, pipe) == [Timeline("-", 2.25, (), EVENTS[:2])]
+    assert written("csv", [Timeline("-", float("nan"))]).endswith(b"-,,,,,,,\r\n")
+
+
+def test_scores_that_nobody_has_written_are_no_numbers_in_json(tmp_path):
+    one = Timeline("a", 2.0, (), (Event("Rain", 0.0, 1.0, float("nan")),))
+    assert "score" not in json.loads(written("json", [one]))["events"][0]
+    ((back,),) = [line.events for line in read_back(tmp_path, "json", [one])]
+    assert np.isnan(back.score)

@@ -155,3 +155,27 @@ def test_what_is_not_there_is_exit_code_2_for_every_command(command, tmp_path):
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("atgnn: ")
     assert result.stderr.count("\n") == 1
+
+
+LISTENING = (
+    "tag SOUNDS",
+    "tag SOUNDS --events",
+    "tag SOUNDS --out OUT",
+    "explain SOUNDS --out OUT.json",
+    "learn word SOUNDS --out OUT.pack",
+    "learn word GOOD --not SOUNDS --out OUT.pack",
+    "embed SOUNDS --out OUT.parquet",
+    "index SOUNDS --out OUT",
+)
+
+
+@pytest.mark.parametrize("command", LISTENING)
+@pytest.mark.parametrize("sounds", ["NO", "EMPTY"])
+def test_sound_that_is_not_there_is_exit_code_1_for_every_command(command, sounds, tmp_path):
+    (tmp_path / "EMPTY").mkdir()
+    write(tmp_path / "GOOD" / "a.wav", sound(0.5))
+    words = command.replace("SOUNDS", sounds).split()
+    words = [str(tmp_path / word) if word.split(".")[0].isupper() else word for word in words]
+    result = run(*words)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("atgnn: ")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from atgnn.errors import ConfigError
+from atgnn.errors import ConfigError, printable
 from atgnn.labels import Ontology, Vocabulary
-from atgnn.tags import DEFAULT_TOP, Selector, Tag, Tagging, printable
+from atgnn.tags import DEFAULT_TOP, Selector, Tag, Tagging
 
 NAMES = ("Animal", "Dog", "Bark", "Rain", "Wind", "Siren", "Chirp_and_tweet")
 VOCABULARY = Vocabulary.from_names(NAMES)

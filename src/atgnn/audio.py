@@ -27,7 +27,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from atgnn.errors import AudioError, ClipsError, MissingExtraError
+from atgnn.errors import AudioError, ClipsError, MissingExtraError, printable
 from atgnn.pipes import Pipe
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "find_sounds",
     "is_sound",
     "load",
+    "no_sounds",
     "occupied_band",
     "probe",
     "stream",
@@ -171,9 +172,14 @@ def find_sounds(folder: str | os.PathLike[str]) -> list[Path]:
     """
     found = [Path(path) for path in walk_sounds(folder)]
     if not found:
-        endings = ".wav, .flac, .ogg, .mp3, .m4a and the like"
-        raise ClipsError(f"{_printable(folder)}: no sounds in this folder (looked for {endings})")
+        raise ClipsError(no_sounds(folder))
     return sorted(found)
+
+
+def no_sounds(folder: str | os.PathLike[str]) -> str:
+    """What is said of a folder that holds no sounds."""
+    endings = ".wav, .flac, .ogg, .mp3, .m4a and the like"
+    return f"{printable(folder)}: no sounds in this folder (looked for {endings})"
 
 
 def walk_sounds(
@@ -187,7 +193,7 @@ def walk_sounds(
     endings = SUFFIXES.union(more)
     if not os.path.isdir(folder):
         problem = "is a file, not a folder" if os.path.exists(folder) else "no such folder"
-        raise ClipsError(f"{_printable(folder)}: {problem}")
+        raise ClipsError(f"{printable(folder)}: {problem}")
     seen: set[tuple[int, int]] = set()
     for root, folders, files in os.walk(folder, followlinks=links):
         if links:  # a link may point to a folder above it
@@ -653,11 +659,11 @@ def _binary_file(source: Any) -> tuple[BinaryIO, str, bool]:
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source), "the bytes given", True
     if isinstance(source, str | os.PathLike):
-        name = _printable(source)
+        name = printable(source)
         handle, ours = _opened_path(source, name), True
     elif hasattr(source, "read"):
         own_name = getattr(source, "name", None)
-        name = _printable(own_name) if isinstance(own_name, str) else "the file object given"
+        name = printable(own_name) if isinstance(own_name, str) else "the file object given"
         handle, ours = source, False
     else:
         raise AudioError(
@@ -902,9 +908,3 @@ def _share_within(power: np.ndarray, rate: int, f_min: float, f_max: float) -> f
     inside = (frequencies >= f_min) & (frequencies <= f_max)
     total = power[1:].sum()
     return float(power[1:][inside[1:]].sum() / total) if total > 0 else 1.0
-
-
-def _printable(path: str | os.PathLike[str]) -> str:
-    """A path as one printable line."""
-    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
 from atgnn.encoder import Encoder, embed, is_encoder
-from atgnn.errors import AtgnnError, CheckpointError, ConfigError, MissingExtraError
+from atgnn.errors import AtgnnError, AudioError, CheckpointError, ConfigError, MissingExtraError
 from atgnn.files import new_file
 from atgnn.frontend import FrontEndConfig
 from atgnn.labels import Vocabulary
@@ -323,7 +323,7 @@ def write_vectors(
             rows.add(one)
         rows.flush()
         if not rows.count:
-            raise AtgnnError(f"no recording could be embedded: {path} was not written")
+            raise AudioError(f"no recording could be embedded: {path} was not written")
     return rows.count
 
 

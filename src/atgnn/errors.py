@@ -5,6 +5,7 @@ line prints the message alone; from Python they are ordinary ``ValueError`` subc
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,13 @@ __all__ = [
     "ConfigError",
     "DivergedError",
     "DownloadError",
+    "KernelError",
     "LabelError",
     "MissingExtraError",
     "counted",
     "describe_error",
     "did_you_mean",
+    "printable",
     "some_of",
 ]
 
@@ -103,6 +106,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """``1 clip`` or ``3 clips``; `plural` where that is no mere s at the end."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path in one line that any terminal takes: bytes that are no text become escapes."""
+    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text) or "''"
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:

@@ -32,9 +32,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
-from atgnn.errors import AtgnnError, AtgnnWarning, ConfigError, MissingExtraError
+from atgnn.errors import AtgnnError, AtgnnWarning, ConfigError, MissingExtraError, printable
 from atgnn.files import check_new, new_file
-from atgnn.tags import Event, Tag, Tagging, Timeline, printable
+from atgnn.tags import Event, Tag, Tagging, Timeline
 
 __all__ = [
     "COLUMNS",
@@ -102,8 +102,8 @@ def writer(form: str, out: BinaryIO, top_hz: float = TOP_HZ) -> Writer:
 def read(path: str | os.PathLike[str], form: str | None = None) -> list[Timeline]:
     """What a file of one of the forms says; by default the form is told by its name and content.
 
-    Audacity labels name no recording and, like Raven's tables, give no duration: it is the end of
-    the last event. AtgnnError for a file that is missing or is none.
+    Audacity labels name no recording and, like Raven tables and CSV from a pipe, give no duration:
+    it is the end of the last event. AtgnnError for a file that is missing or is none.
     """
     path = Path(path)
     try:
@@ -114,7 +114,7 @@ def read(path: str | os.PathLike[str], form: str | None = None) -> list[Timeline
         return _READERS[check_form(form)](data.decode("utf-8", "surrogateescape"))
     except OSError as error:
         raise AtgnnError(f"{path} cannot be read ({error.strerror or error})") from None
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError, csv.Error) as error:
         if isinstance(error, AtgnnError):
             raise
         raise AtgnnError(f"{path} is no {form} file of tags or events ({error})") from None
@@ -150,7 +150,7 @@ def as_dict(record: Record) -> dict[str, Any]:
         "duration": _long(timeline),
         "tags": [{"label": tag.label, "score": _short(tag.score)} for tag in timeline.tags],
         "events": [
-            {name: value for name, value in _fields(event).items() if value is not None}
+            {name: value for name, value in _fields(event).items() if _is_known(value)}
             for event in timeline.events
         ],
     }
@@ -168,9 +168,16 @@ def _fields(event: Event) -> dict[str, Any]:
     }
 
 
-def _long(record: Record) -> float:
-    """Seconds, so exact that no event ends after them."""
+def _long(record: Record) -> float | None:
+    """Seconds, so exact that no event ends after them; None where they are not known."""
+    if math.isnan(record.duration):
+        return None
     return round(record.duration, 3) if isinstance(record, Tagging) else _short(record.duration)
+
+
+def _is_known(value: Any) -> bool:
+    """Whether it is neither None nor NaN, as scores are that another program has not written."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 def _short(number: float) -> float:
@@ -204,8 +211,14 @@ def _joined(rows: Iterable[dict[str, Any]]) -> list[Timeline]:
             for r in own
             if r["start"] is not None
         )
-        out.append(Timeline(path, max(r["duration"] for r in own), tags, events))
+        known = [r["duration"] for r in own if r["duration"] is not None]
+        out.append(Timeline(path, max(known) if known else _last(events), tags, events))
     return out
+
+
+def _last(events: Sequence[Event]) -> float:
+    """The end of the last event, where nothing says how long a recording is."""
+    return max((event.end for event in events), default=0.0)
 
 
 # --- JSON lines and CSV ----------------------------------------------------------------------
@@ -236,8 +249,9 @@ def _read_json(text: str) -> list[Timeline]:
         if line.strip():
             one = json.loads(line)
             tags = tuple(Tag(**tag) for tag in one["tags"])
-            events = tuple(Event(**event) for event in one.get("events", ()))
-            out.append(Timeline(one["path"], one["duration"], tags, events))
+            events = tuple(Event(**{"score": math.nan, **e}) for e in one.get("events", ()))
+            length = _last(events) if one["duration"] is None else one["duration"]
+            out.append(Timeline(one["path"], length, tags, events))
     return out
 
 
@@ -392,7 +406,7 @@ def _read_audacity(text: str) -> list[Timeline]:
             {"label": name, "start": float(parts[0]), "end": float(parts[1]), "score": score}
         )
     found = tuple(Event(**event) for event in events)
-    return [Timeline(None, max((event.end for event in found), default=0.0), (), found)]
+    return [Timeline(None, _last(found), (), found)]
 
 
 class _Raven(_Text):
@@ -412,7 +426,7 @@ class _Raven(_Text):
             place = (self._count, "Spectrogram 1", 1, begin, end, low, high)
             label = (event.label, one["score"], "yes" if known else "no")
             self._line((*place, path, one["start"], *label))
-        self._before += record.duration
+        self._before = _short(self._before + (_long(record) or 0.0))
 
     def _line(self, values: Sequence[Any]) -> None:
         self.put("\t".join(_field(str(value)) for value in values) + "\n")
@@ -426,8 +440,7 @@ def _read_raven(text: str) -> list[Timeline]:
     out = []
     for path, group in itertools.groupby(rows, key=lambda row: row.get("Begin Path", "")):
         events = tuple(_raven_event(row) for row in group)
-        duration = max(event.end for event in events)
-        out.append(Timeline(_unfield(path) or None, duration, (), events))
+        out.append(Timeline(_unfield(path) or None, _last(events), (), events))
     return out
 
 

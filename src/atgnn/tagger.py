@@ -29,12 +29,12 @@ from torch import Tensor
 from atgnn import audio
 from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
 from atgnn.crew import Crew
-from atgnn.errors import AtgnnError, AudioError, ConfigError
+from atgnn.errors import AtgnnError, AudioError, ConfigError, printable
 from atgnn.model.graphs import CapturedModel
 from atgnn.model.inference import best_dtype
 from atgnn.networks import for_inference
 from atgnn.packs import LabelPack, with_packs
-from atgnn.tags import Failure, Selector, Tagging, check_choice, printable
+from atgnn.tags import Failure, Selector, Tagging, check_choice
 
 __all__ = [
     "BandWarning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atgnn.errors import AtgnnError, ConfigError
+from atgnn.errors import AtgnnError, ConfigError, printable
 from atgnn.labels import Ontology, Vocabulary
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ __all__ = [
     "Timeline",
     "clock",
     "moment",
-    "printable",
 ]
 
 #: Tags of a recording when nothing else is asked for and the model has no thresholds.
@@ -80,8 +80,8 @@ class Event:
 class Timeline:
     """What was heard in one recording: tags of the whole of it, and events.
 
-    `path` is what was given (None for samples and bytes), `duration` is in seconds. Tags are best
-    first, events in order of their start.
+    `path` is what was given (None for samples and bytes), `duration` is in seconds, NaN while the
+    recording goes on. Tags are best first, events in order of their start.
     """
 
     path: str | None
@@ -89,13 +89,22 @@ class Timeline:
     tags: tuple[Tag, ...] = ()
     events: tuple[Event, ...] = ()
 
+    @property
+    def length(self) -> str:
+        """Its duration for people, as exact as `moment`: no event ends after it. "" for NaN."""
+        if math.isnan(self.duration):
+            return ""
+        text = moment(self.duration)
+        return text if ":" in text else f"{text} s"
+
     def __rich__(self) -> RenderableType:
         """The recording as a titled block with a line for each event."""
         from rich.console import Group
         from rich.text import Text
 
         name = "recording" if self.path is None else printable(self.path)
-        title = Text.assemble((name, "bold"), "  ", (clock(self.duration), "dim"))
+        title = Text.assemble((name, "bold"), "  ", (self.length, "dim"))
+        title.rstrip()
         if not self.events:
             return Group(title, Text("  no events", style="dim"))
         return Group(title, *(event.line() for event in self.events))
@@ -272,12 +281,6 @@ def check_choice(top: int | None, threshold: float | None) -> None:
         raise ConfigError(f"threshold is {threshold}: give a score from 0 to 1")
 
 
-def printable(path: str) -> str:
-    """A path in one line that any terminal takes: bytes that are no text become escapes."""
-    text = path.encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 def _short(tag: Tag) -> str:
     return f"{tag.score:.2f}"
 
@@ -294,7 +297,7 @@ def moment(seconds: float) -> str:
 
 def clock(seconds: float) -> str:
     """A duration for people: ``5.0 s``, ``3:20`` or ``2:00:00``."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 
-from atgnn.errors import AtgnnError, counted
+from atgnn.errors import AtgnnError, AudioError, counted, printable
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from atgnn.archive import Done
     from atgnn.comparison.work import Standing
     from atgnn.doctor import Graphics, GraphKernel, Report
@@ -35,6 +37,7 @@ __all__ = [
     "models_table",
     "pace",
     "say",
+    "show",
     "show_warnings",
     "sounds_in",
     "standing",
@@ -56,6 +59,9 @@ LINE_SECONDS = 60.0
 
 #: More recordings than this get a progress bar.
 PROGRESS_FROM = 5
+
+#: Columns of a line that goes into a file or a pipe.
+UNLIMITED = 10_000
 
 
 def say(message: object, kind: str = "") -> None:
@@ -101,11 +107,11 @@ def expand(paths: Iterable[str]) -> Iterator[str | AtgnnError]:
 
 
 def sounds_in(paths: Iterable[str]) -> list[str]:
-    """As `expand`, all at once; raises where a folder is not there or holds no sound."""
+    """As `expand`, all at once; AudioError where a folder holds no sound."""
     found = []
     for item in expand(paths):
         if isinstance(item, AtgnnError):
-            raise item
+            raise AudioError(str(item))
         found.append(item)
     return found
 
@@ -118,12 +124,21 @@ class _Output(Console):
         raise BrokenPipeError
 
 
+def show(content: RenderableType | Callable[[int], RenderableType]) -> None:
+    """Write a table or page to stdout, or what a function makes of the number of columns there.
+
+    It is as wide as the terminal, in a file or a pipe as wide as it is; nothing is cut.
+    """
+    console = _Output(highlight=False)
+    if not console.is_terminal:
+        console.width = UNLIMITED
+    console.print(content(console.width) if callable(content) else content, crop=False)
+
+
 class Results:
     """Shows recordings as they come: blocks, or lines in long lists; or hands them to a writer."""
 
     def __init__(self, paths: Sequence[str], writer: Writer | None = None) -> None:
-        from atgnn.tags import printable
-
         self.console = _Output(soft_wrap=True, highlight=False, markup=False)
         self.total, self._writer = len(paths), writer
         self.compact = self.total >= COMPACT_FROM
@@ -197,6 +212,37 @@ def counter(total: int, output: Console | None = None) -> Iterator[Callable[[int
 
 
 @contextmanager
+def _bar(*columns: Any) -> Iterator[tuple[Callable[..., None], Callable[[], None]]]:
+    """Two functions that move and stop a bar on stderr; it is there from the first move on.
+
+    So nothing is shown where there is nothing to do, and bars can follow one another.
+    """
+    from rich.progress import Progress
+
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("")
+    begun = stopped = False
+
+    def move(**how: Any) -> None:
+        nonlocal begun
+        bar.update(task, **how)
+        if not begun:
+            begun = True
+            bar.start()
+
+    def stop() -> None:
+        nonlocal stopped
+        if begun and not stopped:
+            stopped = True
+            bar.stop()
+
+    try:
+        yield move, stop
+    finally:
+        stop()
+
+
+@contextmanager
 def looking() -> Iterator[Callable[[int, int], None]]:
     """A function that takes the numbers done and to do, for what is counted only on the way.
 
@@ -205,19 +251,16 @@ def looking() -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+    from rich.progress import BarColumn, MofNCompleteColumn
 
-    with Progress(
-        BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("")
+    with _bar(BarColumn(), MofNCompleteColumn()) as (move, stop):
 
-        def move(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def moved(done: int, total: int) -> None:
+            move(completed=done, total=total)
             if done == total:
-                bar.stop()
+                stop()
 
-        yield move
+        yield moved
 
 
 @contextmanager
@@ -244,17 +287,12 @@ def pace() -> Iterator[Callable[[Done], None]]:
 
         yield line
         return
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, TextColumn
 
-    columns = BarColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-
-        def move(done: Done) -> None:
-            size = max(1, done.of_bytes)
-            bar.update(task, completed=done.bytes, total=size, description=left(done))
-
-        yield move
+    with _bar(BarColumn(), TextColumn("{task.description}")) as (move, _):
+        yield lambda done: move(
+            completed=done.bytes, total=max(1, done.of_bytes), description=left(done)
+        )
 
 
 @contextmanager
@@ -271,14 +309,11 @@ def standing() -> Iterator[Callable[[Standing], None]]:
 
         yield line
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda now: bar.update(
-            task, completed=now.done, total=max(1, now.of), description=now.text
-        )
+    with _bar(*columns) as (move, _):
+        yield lambda now: move(completed=now.done, total=max(1, now.of), description=now.text)
 
 
 @contextmanager
@@ -319,8 +354,6 @@ def matches_table(matches: Sequence[Match]) -> None:
     """Write what a search found to stdout, best first, a line each."""
     from rich.text import Text
 
-    from atgnn.tags import printable
-
     console = _Output(soft_wrap=True, highlight=False, markup=False)
     for match in matches:
         line = Text(f"{match.similarity:6.3f}  ")
@@ -332,32 +365,30 @@ def matches_table(matches: Sequence[Match]) -> None:
 
 def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:
     """Presets with their size and work, the paper's figures beside ours."""
-    from rich import box
-    from rich.table import Table
-
+    from atgnn.evaluate.tables import figures_grid
     from atgnn.model.cost import PAPER
 
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"Presets with {classes} classes; work for {frames} frames of 10 ms",
-        title_justify="left",
-        caption="trainable: parameters that learn; stored: with frozen relative tables; GMAC: 1e9 "
-        "multiply-accumulates; paper: its Tables I and II, at 200 classes",
-        caption_justify="left",
-    )
-    table.add_column("preset")
-    for name in ("trainable", "paper", "stored", "GMAC", "paper"):
-        table.add_column(name, justify="right", style="dim" if name == "paper" else "")
+    rows = []
     for name, cost in costs.items():
         millions, work = PAPER.get(name, (None, None))
-        table.add_row(
-            name,
-            f"{cost.trainable_parameters / 1e6:.2f} M",
-            "" if millions is None else f"{millions:.1f} M",
-            f"{cost.stored_parameters / 1e6:.2f} M",
-            f"{cost.gmacs:.2f}",
-            "" if work is None else f"{work:.2f}",
+        rows.append(
+            (
+                name,
+                f"{cost.trainable_parameters / 1e6:.2f} M",
+                "" if millions is None else f"{millions:.1f} M",
+                f"{cost.stored_parameters / 1e6:.2f} M",
+                f"{cost.gmacs:.2f}",
+                "" if work is None else f"{work:.2f}",
+            )
         )
+    table = figures_grid(("preset", "trainable", "paper", "stored", "GMAC", "paper"), rows)
+    table.columns[2].style = table.columns[5].style = "dim"
+    table.title = f"Presets with {classes} classes; work for {frames} frames of 10 ms"
+    table.caption = (
+        "trainable: parameters that learn; stored: with frozen relative tables; GMAC: 1e9 "
+        "multiply-accumulates; paper: its Tables I and II, at 200 classes"
+    )
+    table.title_justify = table.caption_justify = "left"
     return table
 
 
@@ -370,7 +401,7 @@ def knobs_table(settings: Sequence[Knob]) -> Any:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("setting", style="bold", no_wrap=True)
     table.add_column("value", overflow="fold", max_width=36)
-    table.add_column("what it does")
+    table.add_column("what it does", overflow="fold")
     for knob in settings:
         table.add_row(knob.key, Text(knob.text), Text(knob.meaning))
     return table

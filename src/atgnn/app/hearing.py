@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atgnn import audio, formats
-from atgnn.errors import AudioError
+from atgnn.errors import AudioError, printable
 from atgnn.events import EventSettings, timelines
 from atgnn.explain import Explanation, explain
 from atgnn.tagger import Tagger
-from atgnn.tags import Tag, Timeline, clock, printable
+from atgnn.tags import Tag, Timeline, clock
 
 __all__ = ["ENDINGS", "Heard", "hear", "name_of", "reasons", "write_all"]
 
@@ -61,7 +61,7 @@ def hear(tagger: Tagger, file: str, most_seconds: float) -> Heard:
         tagging = tagger.tag(file)
         (found,) = timelines(tagger, [file], EventSettings())
     assert isinstance(found, Timeline)  # an error is raised
-    timeline = Timeline(name_of(file), tagging.duration, tagging.tags, found.events)
+    timeline = Timeline(name_of(file), found.duration, tagging.tags, found.events)
     notes = dict.fromkeys(_plain(str(one.message), file) for one in caught)
     return Heard(file, timeline, tagging.best, tuple(notes))
 

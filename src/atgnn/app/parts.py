@@ -66,7 +66,7 @@ def found(heard: Heard, chosen: str | None = None) -> str:
     notes = "".join(f'<p class="note">{escape(_shown(note))}</p>' for note in heard.notes)
     return (
         f'<section class="found" aria-label="What was heard">'
-        f'<p class="file"><b>{name}</b> <span>{clock(timeline.duration)}</span></p>{notes}'
+        f'<p class="file"><b>{name}</b> <span>{timeline.length}</span></p>{notes}'
         f"<h2>Sounds</h2>{_tags(heard, chosen)}"
         f"<h2>When</h2>{_lanes(timeline.events, timeline.duration, chosen)}</section>"
     )

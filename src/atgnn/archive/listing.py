@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from atgnn.audio import walk_sounds
-from atgnn.errors import AudioError, ConfigError
-from atgnn.tags import printable
+from atgnn.audio import no_sounds, walk_sounds
+from atgnn.errors import AudioError, ClipsError, ConfigError
 
 __all__ = ["Shard", "Sound", "find"]
 
@@ -94,7 +93,11 @@ def find(folder: Path, shard: Shard, leave_out: Path) -> list[Sound]:
     results = os.path.join(os.path.realpath(leave_out), "")
     inside = results.startswith(os.path.join(os.path.realpath(folder), ""))
     found, seen = [], 0
-    for file in walk_sounds(folder):
+    try:
+        files = [*walk_sounds(folder)]
+    except ClipsError as error:
+        raise AudioError(str(error)) from None
+    for file in files:
         if inside and os.path.realpath(file).startswith(results):
             continue
         seen += 1
@@ -105,10 +108,7 @@ def find(folder: Path, shard: Shard, leave_out: Path) -> list[Sound]:
         if shard.holds(sound.path):
             found.append(sound)
     if not seen:
-        raise AudioError(
-            f"{printable(os.fspath(folder))}: no sounds in this folder (looked for .wav, .flac, "
-            ".ogg, .mp3, .m4a and the like)"
-        )
+        raise AudioError(no_sounds(folder))
     return sorted(found, key=lambda sound: sound.path)
 
 

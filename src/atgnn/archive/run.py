@@ -18,9 +18,8 @@ from atgnn.archive.settings import ArchiveSettings, describe
 from atgnn.archive.store import Store, shards_in
 from atgnn.archive.work import make_rows
 from atgnn.audio import AudioWarning
-from atgnn.errors import AtgnnError
+from atgnn.errors import AtgnnError, printable
 from atgnn.tagger import Tagger
-from atgnn.tags import printable
 
 __all__ = ["Done", "Report", "Worker", "tag_archive"]
 

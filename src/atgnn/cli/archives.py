@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atgnn.cli.base import app
-from atgnn.errors import ConfigError
+from atgnn.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from atgnn.archive import ArchiveSettings, Report
@@ -158,8 +158,8 @@ def tag_folder(
 
 
 def _only_folder(paths: Sequence[str]) -> str:
-    if len(paths) != 1 or Path(paths[0]).is_file():
-        came = f"{len(paths)} paths" if len(paths) > 1 else f"the file {paths[0]}"
+    if len(paths) != 1 or not paths[0] or Path(paths[0]).is_file():
+        came = f"{len(paths)} paths" if len(paths) > 1 else f"the file {paths[0]!r}"
         raise ConfigError(f"--out is for one folder of recordings, {came} came: give that folder")
     return paths[0]
 
@@ -175,7 +175,8 @@ def _summary(report: Report) -> str:
         parts.append(f"{report.failed} could not be read, see {report.log}")
     if report.gone:
         parts.append(f"kept: results of {report.gone} that are no longer there")
-    return f"{report.recordings} recordings: {'; '.join(parts)}\nResults are in {report.table}"
+    recordings = counted(report.recordings, "recording")
+    return f"{recordings}: {'; '.join(parts)}\nResults are in {report.table}"
 
 
 def _export(results: Path, folder: str, count: int, out: Path | None = None) -> int:

@@ -3,8 +3,9 @@
 import json
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +13,7 @@ from atgnn.cli.base import app, grouped, refuse_idle
 from atgnn.cli.evaluation import Judging
 from atgnn.errors import ConfigError
 
-if TYPE_CHECKING:
-    from atgnn.comparison.table import Standings
-
 USAGE = "expected RECIPE --models A,B --out OUT, or score files of two or more models and CLIPS"
-UNLIMITED = 10_000  # characters of a line that goes into a file or a pipe
 
 
 class FrontEnds(str, Enum):
@@ -123,7 +120,8 @@ def compare(
 
 def _compare_models(recipe: str, models: str, out: Path, terms: Terms, as_json: bool) -> None:
     from atgnn.comparison import compare_models, make_plan
-    from atgnn.terminal import say, standing
+    from atgnn.comparison.written import render
+    from atgnn.terminal import say, show, standing
 
     plan = make_plan(
         recipe,
@@ -136,28 +134,15 @@ def _compare_models(recipe: str, models: str, out: Path, terms: Terms, as_json: 
         rows=None if terms.rows is None else terms.rows.value,
     )
     try:
-        with standing() as show:
-            found = compare_models(plan, out, terms.jobs, say, show)
+        with standing() as progress:
+            found = compare_models(plan, out, terms.jobs, say, progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("what is done is kept, the same command goes on") from None
     if as_json:
         typer.echo(json.dumps(found.to_dict()))
     else:
-        _print_standings(found)
+        show(partial(render, found))
     say(f"the table is in {out / 'report.html'}")
-
-
-def _print_standings(found: "Standings") -> None:
-    """As wide as the terminal; into a file or a pipe as wide as it is."""
-    from rich.console import Console
-
-    from atgnn.comparison.written import render
-
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(render(found, console.width))
-    else:
-        Console(highlight=False, width=UNLIMITED).print(render(found))
 
 
 def _compare_scores(files: list[str], clips: str, judging: Judging) -> None:

@@ -102,15 +102,13 @@ class Judging:
 
     def show(self, found: Any) -> None:
         """Print a report or comparison and write its folder."""
-        from rich.console import Console
-
         from atgnn.evaluate import write_report
-        from atgnn.terminal import say
+        from atgnn.terminal import say, show
 
         if self.as_json:
             typer.echo(json.dumps(found.to_dict()))
         else:
-            Console(highlight=False).print(found.render(self.per_class))
+            show(found.render(self.per_class))
         if self.report is not None:
             say(f"the report is in {write_report(found, self.report, self.force)}")
 

@@ -19,11 +19,9 @@ def models(
     """List the presets with their size and work, and the models that ship."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from atgnn.checkpoint import shipped_models
     from atgnn.networks import preset_costs
-    from atgnn.terminal import models_table
+    from atgnn.terminal import models_table, show
 
     costs, notes = preset_costs(frames, num_labels=classes)
     for note in notes:
@@ -31,9 +29,8 @@ def models(
     if as_json:
         typer.echo(json.dumps([{"name": name, **asdict(cost)} for name, cost in costs.items()]))
         return
-    console = Console()
-    console.print(models_table(costs, classes, frames))
-    console.print(f"Models that ship: {', '.join(shipped_models()) or 'none'}", highlight=False)
+    show(models_table(costs, classes, frames))
+    typer.echo(f"Models that ship: {', '.join(shipped_models()) or 'none'}")
 
 
 @app.command()
@@ -49,9 +46,7 @@ def recipes(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
 ) -> None:
     """List the training recipes that ship, or all settings of one with what they do."""
-    from rich.console import Console
-
-    from atgnn.terminal import knobs_table
+    from atgnn.terminal import knobs_table, show
     from atgnn.training.knobs import knobs, markdown
     from atgnn.training.recipe import load_recipe, recipe_names
 
@@ -66,7 +61,7 @@ def recipes(
     elif as_markdown:
         typer.echo(markdown(knobs(recipe)))
     else:
-        Console(highlight=False).print(knobs_table(knobs(recipe)))
+        show(knobs_table(knobs(recipe)))
 
 
 @app.command()
@@ -81,11 +76,9 @@ def doctor(
     Graphs are built by the fastest kernel there is; the environment variable ATGNN_KERNEL chooses
     another: plain, base, avx2, avx512 or avx512_bf16.
     """
-    from rich.console import Console
-
     from atgnn.doctor import examine
     from atgnn.graph.kernels.cpu import build as build_kernel
-    from atgnn.terminal import doctor_table, say
+    from atgnn.terminal import doctor_table, say, show
 
     if build:
         say(f"the graph kernel is in {build_kernel()}")
@@ -93,4 +86,4 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
     else:
-        Console(highlight=False).print(doctor_table(report))
+        show(doctor_table(report))

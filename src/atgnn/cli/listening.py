@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -200,7 +201,8 @@ def results(
 ) -> Iterator[Tagging | Timeline | Failure]:
     """Tags, or with `settings` events, of all recordings.
 
-    In forms of one row for each event, events of standard input come one by one, as they end.
+    In forms of one row for each event, events of standard input come one by one, as they end; how
+    long it is is not known then.
     """
     how: dict[str, Any] = {"batch_size": batch_size, "on_error": "collect"}
     if settings is None:
@@ -211,8 +213,12 @@ def results(
 
     if list(paths) == ["-"] and form in ("table", "csv", "audacity"):
         (source,) = sources(paths)
+        found = False
         for event in detect(tagger, source, settings, batch_size=batch_size):
-            yield Timeline("-", event.end, (), (event,))
+            found = True
+            yield Timeline("-", math.nan, (), (event,))
+        if not found:
+            yield Timeline("-", math.nan)
         return
     for one in timelines(tagger, sources(paths), settings, **how, **choice):
         if isinstance(one, Timeline) and form != "json":  # rows are of events alone

@@ -44,12 +44,10 @@ def reproduce(
     Parameters and multiply-accumulates are measured each time. mAP is measured where the data set
     and trained models are; elsewhere the command that leads to it is shown, never a number.
     """
-    from rich.console import Console
-
     from atgnn.comparison.reproduce import render, table_page
     from atgnn.comparison.reproduce import reproduce as repeat
     from atgnn.errors import ConfigError
-    from atgnn.terminal import say, show_warnings
+    from atgnn.terminal import say, show, show_warnings
 
     show_warnings()
     if as_json and as_markdown:
@@ -63,4 +61,4 @@ def reproduce(
     elif as_markdown:
         typer.echo(table_page(found).markdown(), nl=False)
     else:
-        Console(highlight=False, soft_wrap=True).print(render(found))
+        show(render(found))

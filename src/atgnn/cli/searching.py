@@ -14,7 +14,7 @@ from atgnn.cli.base import (
     app,
     refuse_idle,
 )
-from atgnn.errors import AtgnnError, ConfigError
+from atgnn.errors import AtgnnError, ConfigError, counted
 
 if TYPE_CHECKING:
     from atgnn.embeddings import Embedder, Vectors
@@ -74,7 +74,8 @@ def embed(
         "of": "moments" if every is not None else "recordings" if whole else "windows",
     }
     rows = write_vectors(out, _good(found, len(sounds), failures, whole), about, force)
-    say(f"{out}: {rows} vectors of {len(sounds) - len(failures)} recordings")
+    heard = counted(len(sounds) - len(failures), "recording")
+    say(f"{out}: {counted(rows, 'vector')} of {heard}")
     if failures or missing:
         raise typer.Exit(1)
 
@@ -129,8 +130,8 @@ def index(
                 progress=progress,
             )
         say(
-            f"{out}: {len(found)} recordings ({done.new} new, {done.unchanged} unchanged, "
-            f"{done.moved} moved or copied, {done.removed} gone, {done.failed} not read)"
+            f"{out}: {counted(len(found), 'recording')} ({done.new} new, {done.unchanged} "
+            f"unchanged, {done.moved} moved or copied, {done.removed} gone, {done.failed} not read)"
         )
     finally:
         found.close()

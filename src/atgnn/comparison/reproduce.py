@@ -27,6 +27,7 @@ from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.errors import AtgnnError, ConfigError, MissingExtraError
 from atgnn.evaluate import choose_clips, evaluate_table
 from atgnn.evaluate.pages import Commands, Page, Table
+from atgnn.evaluate.tables import figures_grid
 from atgnn.files import content_digest
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.metrics.resampling import jsonable
@@ -276,22 +277,16 @@ def table_page(found: TableHere) -> Page:
 
 def render(found: TableHere) -> RenderableType:
     """The same for a terminal: notes below the table."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns, rows = _grid(found)
-    for place, name in enumerate(columns):
-        grid.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        grid.add_row(*map(Text, row))
+    grid = figures_grid(*_grid(found))
     notes = [Text(f"- {note}") for note in _notes(found)]
     for number, system in _numbered(found):
         if number:
             needed = " && ".join(system.needed)
-            notes.append(Text(f"- ({number}) {system.line.name} needs: {needed}"))
+            line = f"- ({number}) {system.line.name} needs: {needed}"
+            notes.append(Text(line, no_wrap=True, overflow="ignore"))  # to paste
     return Group(Text(found.table.title, style="bold"), Text(_subtitle(found)), grid, *notes)
 
 

@@ -39,7 +39,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One model. Figures are means over its runs, `peak_mb` the largest; NaN is not known."""
+    """One model. Figures are means over its runs, `peak_mb` the largest; NaN is not known.
+
+    `clips` says how many each run was judged on, where that is on record.
+    """
 
     model: str
     preset: str
@@ -54,6 +57,7 @@ class Row:
     cpu_seconds: float = math.nan
     inference_ms: float = math.nan
     peak_mb: float = math.nan
+    clips: tuple[int, ...] = ()
 
     @property
     def headline(self) -> float:
@@ -72,7 +76,6 @@ class Standings:
         front_ends, minutes, seeds: the terms, as in `Plan`; `waveforms` are models that want the
             waveform, which they get whatever the recipe's front end; `left_out` what of its
             augmentation they do without.
-        clips: how many clips each run was judged on, where it is on record.
         cautions: what has to be known of intervals from authors.
         devices: what computed the runs; several mean that times do not compare.
         timing: machine, threads and seconds of the inference times; empty where there are none.
@@ -90,8 +93,12 @@ class Standings:
     timing: dict[str, Any] = field(default_factory=dict)
     waveforms: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    clips: tuple[int, ...] = ()
     cautions: tuple[str, ...] = ()
+
+    @property
+    def clips(self) -> tuple[int, ...]:
+        """How many clips the runs were judged on, where that is on record."""
+        return tuple(count for row in self.rows for count in row.clips)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -134,7 +141,6 @@ def read_standings(plan: Plan, out: Path) -> Standings:
         timing,
         tuple(entry.name for entry in plan.entries if plan.hears_waveform(entry)),
         recipe.augment.spectral,
-        tuple(one.clips for one in done if one.clips),
         tuple(dict.fromkeys(note for one in done for note in one.cautions)),
     )
 
@@ -171,6 +177,7 @@ def _row(name: str, preset: str, results: Sequence[Result], inference_ms: float)
         mean(lambda one: one.cpu_seconds),
         inference_ms,
         max(one.peak_mb for one in done),
+        tuple(one.clips for one in done if one.clips),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from atgnn.comparison.table import Row, Spread, Standings
 from atgnn.errors import MissingExtraError, counted
 from atgnn.evaluate.pages import Page, Picture, Table
+from atgnn.evaluate.tables import NARROWEST, figures_grid
 from atgnn.files import replacing, write_rows, write_text
 
 if TYPE_CHECKING:
@@ -21,12 +22,11 @@ __all__ = ["page_of", "render", "write_standings"]
 
 NAMES = {"mean_ap": "mAP", "accuracy": "accuracy"}
 COLUMNS = (
-    "model", "preset", "settings", "runs", "problems", "parameters", "gmacs", "epochs",
+    "model", "preset", "settings", "runs", "clips", "problems", "parameters", "gmacs", "epochs",
     "mean_ap", "mean_ap_low", "mean_ap_high", "accuracy", "accuracy_low", "accuracy_high",
     "interval_from", "train_seconds", "cpu_seconds", "inference_ms", "peak_mb",
 )  # fmt: skip
 DISPENSABLE = ("GMAC", "MB", "training", "ms", "M par.", "95 %")  # of a narrow terminal, in turn
-NARROWEST = 12  # characters of a model's name before it folds
 
 
 def write_standings(found: Standings, out: Path) -> Path:
@@ -45,22 +45,14 @@ def write_standings(found: Standings, out: Path) -> Path:
 
 def render(found: Standings, width: int | None = None) -> RenderableType:
     """A table with the notes below it; what does not fit into `width` columns is left out."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table as Grid
     from rich.text import Text
 
     columns = _columns(found)
     left_out = _too_wide(columns, width)
     columns = [one for one in columns if one[0] not in left_out]
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for place, (name, cells) in enumerate(columns):
-        if place:
-            grid.add_column(name, justify="right", no_wrap=True, min_width=max(map(len, cells)))
-        else:
-            grid.add_column(name, overflow="fold")
-    for row in zip(*(cells for _, cells in columns), strict=True):
-        grid.add_row(*map(Text, row))
+    names, cells = zip(*columns, strict=True)
+    grid = figures_grid(names, list(zip(*cells, strict=True)))
     notes = [Text(f"- {note}") for note in _notes(found)]
     if left_out:
         notes.append(Text(f"- no room here for {', '.join(left_out)}: the report has them"))
@@ -155,8 +147,8 @@ def _notes(found: Standings) -> Iterator[str]:
             "epochs were chosen to fit by timing a few steps, one at least"
         )
     if found.clips:
-        low, high = min(found.clips), max(found.clips)
-        yield f"judged on {counted(high, 'clip') if low == high else f'{low} to {high} clips'}"
+        count = _range(found.clips)
+        yield f"judged on {count} clip{'' if count == '1' else 's'}"
     sources = {one.source for row in found.rows for one in row.metrics.values()}
     if "seeds" in sources:
         clips = "the same clips" if found.fixed else "other clips held out"
@@ -183,6 +175,7 @@ def _csv_row(row: Row) -> list[object]:
         row.preset,
         " ".join(row.settings),
         row.runs,
+        _range(row.clips),
         "; ".join(row.problems),
         row.parameters or "",
         row.gmacs,
@@ -196,6 +189,12 @@ def _csv_row(row: Row) -> list[object]:
         row.peak_mb,
     ]
     return [_plain(value) for value in values]
+
+
+def _range(counts: tuple[int, ...]) -> str:
+    """``24``, or ``22 to 26`` where they differ."""
+    low, high = min(counts, default=""), max(counts, default="")
+    return str(high) if low == high else f"{low} to {high}"
 
 
 def _plain(value: object) -> object:

@@ -26,14 +26,14 @@ from torch import Tensor
 
 from atgnn import audio
 from atgnn.checkpoint import Checkpoint
-from atgnn.errors import AtgnnError, AudioError
+from atgnn.errors import AtgnnError, AudioError, printable
 from atgnn.files import cache_folder, content_digest, replacing
 from atgnn.model import ATGNN
 from atgnn.model.beside import label_levels, stage_ends, summary
 from atgnn.model.inference import for_inference
 from atgnn.packs import base_of, model_digest
 from atgnn.tagger import Excerpt, Taggable
-from atgnn.tags import Failure, printable
+from atgnn.tags import Failure
 
 __all__ = ["ClipNodes", "Listener", "NodeCache", "Window", "content_key"]
 

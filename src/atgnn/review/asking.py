@@ -9,9 +9,8 @@ from pathlib import Path
 import soundfile
 
 from atgnn import audio
-from atgnn.errors import ConfigError
+from atgnn.errors import ConfigError, printable
 from atgnn.review.session import ReviewSession, Segment
-from atgnn.tags import printable
 
 __all__ = ["HELP", "ask", "player"]
 
