@@ -130,7 +130,7 @@ def test_the_command_refuses_wrong_settings_in_one_line():
 
 def test_without_the_extra_its_name_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "atgnn\[app\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[app\]"'):
         pages.gradio()
 
 

@@ -22,9 +22,7 @@ from atgnn.errors import AtgnnError, AtgnnWarning, AudioError, ConfigError, Labe
 from atgnn.events import EventSettings
 from atgnn.tagger import Tagger
 
-pytest.importorskip(
-    "pyarrow", reason='tagging archives needs pyarrow: pip install "atgnn[archive]"'
-)
+pytest.importorskip("pyarrow", reason='tagging archives needs pyarrow: pip install ".[archive]"')
 
 SECONDS = {
     "a/20190412_053000.WAV": 0.5,
@@ -679,7 +677,7 @@ def test_memory_of_the_best_is_bounded():
 
 @pytest.mark.slow
 def test_a_cluster_gives_what_one_machine_does(tagger, sounds, whole, model, tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason='needs Ray: pip install "atgnn[ray]"')
+    pytest.importorskip("ray", reason='needs Ray: pip install ".[ray]"')
     from atgnn.archive import cluster
     from atgnn.archive.cluster import RayWorkers
 
@@ -748,7 +746,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     from atgnn.errors import MissingExtraError
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "atgnn\[ray\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[ray\]"'):
         cluster._ray()
 
 
@@ -759,7 +757,7 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch):
     from atgnn.errors import MissingExtraError
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "atgnn\[archive\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[archive\]"'):
         importlib.reload(arrow)
 
 

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 import atgnn
 from atgnn import doctor
-from atgnn.checkpoint import shipped_models
 from atgnn.cli import app
 from atgnn.doctor import Graphics, Report, examine
 from atgnn.errors import KernelError
 from atgnn.graph import backend_in_use
 from atgnn.graph import operator as graph_operator
 from atgnn.graph.kernels import cpu
+from atgnn.shipped import shipped_models
 from atgnn.terminal import doctor_table
 
 
@@ -133,10 +133,10 @@ def test_a_missing_extra_comes_with_its_command(monkeypatch, report) -> None:
     assert "pandas" in extras["train"]
     assert not {"test", "dev"} & set(extras)
     text = shown(replace(report, extras=extras, audio=doctor._audio()))
-    assert 'pip install "atgnn[video]"' in text
-    assert 'pip install "atgnn[train]"' in text
+    assert 'pip install ".[video]"' in text
+    assert 'pip install ".[train]"' in text
     assert "no PyAV" in text
-    assert 'pip install "atgnn[train]"' not in shown(replace(report, extras={"train": ()}))
+    assert 'pip install ".[train]"' not in shown(replace(report, extras={"train": ()}))
 
 
 def test_graphics_cards(report) -> None:

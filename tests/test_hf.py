@@ -95,4 +95,4 @@ def test_bad_sound_is_one_clear_line(saved):
 def test_without_the_library_the_extra_is_named():
     code = "import sys; sys.modules['transformers'] = None; import atgnn.hf"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1].endswith('`pip install "atgnn[transformers]"`')
+    assert done.stderr.splitlines()[-1].endswith('`pip install ".[transformers]"`')

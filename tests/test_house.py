@@ -9,7 +9,7 @@ import atgnn
 
 ROOT = Path(atgnn.__file__).parent
 FLOORS = [
-    {"crew", "distributed", "errors", "memory", "startup"},
+    {"costs", "crew", "distributed", "errors", "grids", "memory", "shipped", "startup"},
     {"files", "pipes"},
     {"audio", "frontend", "labels", "recorders", "synthetic"},
     {"graph", "metrics", "tags"},

@@ -15,7 +15,7 @@ from atgnn.others.huggingface import HuggingFaceScorer
 from atgnn.scoring import ScoreTable
 from atgnn.tags import Failure
 
-transformers = pytest.importorskip("transformers", reason='pip install "atgnn[transformers]"')
+transformers = pytest.importorskip("transformers", reason='pip install ".[transformers]"')
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_commands_that_need_a_checkpoint_say_what_to_do():
 
 def test_without_the_extra_its_name_is_said(ast, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "atgnn\[transformers\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[transformers\]"'):
         HuggingFaceScorer.from_pretrained(ast)
 
 

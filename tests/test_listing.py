@@ -357,7 +357,7 @@ def test_what_is_no_manifest_is_one_line(tmp_path, text, words):
 def test_hdf5_without_h5py_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     listed = manifest(tmp_path / "m.json", (touch(tmp_path / "1.h5"), "/m/06mb1"))
-    with pytest.raises(MissingExtraError, match=r'pip install "atgnn\[hdf5\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[hdf5\]"'):
         read_manifests([listed])
 
 

@@ -114,6 +114,20 @@ def test_an_ensemble_of_score_files_needs_no_device(tmp_path):
     assert "--device does nothing with score files alone" in result.stderr
 
 
+def test_no_help_has_brackets_which_would_be_taken_for_markup():
+    """What stands where nothing is given is `show_default`."""
+
+    def helps(command):
+        yield command.help
+        yield from (getattr(one, "help", None) for one in command.params)
+        for below in getattr(command, "commands", {}).values():
+            yield from helps(below)
+
+    found = [text for text in helps(typer.main.get_command(app)) if text]
+    assert len(found) > 200
+    assert not [text for text in found if "[" in text]
+
+
 # ---------------------------------------------------------------------- wrong usage
 
 

@@ -443,7 +443,7 @@ def test_damaged_files(tmp_path, ending, names):
 def test_without_an_extra_its_name_is_said(tmp_path, monkeypatch, package, name):
     (tmp_path / name).write_text("path,Dog\na.wav,0.5\n")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"needs {package}: install it with"):
+    with pytest.raises(MissingExtraError, match=rf"needs {package}: "):
         import_scores([tmp_path / name])
 
 

@@ -223,7 +223,7 @@ def test_a_container_without_pyav_is_passed_over(table, tmp_path, monkeypatch):
         Clips(clips.table.assign(path=paths)), tmp_path / "store", RATE, on_error="collect"
     )
     assert len(packed) == 1
-    assert 'pip install "atgnn[video]"' in packed.failures[0].reason
+    assert 'pip install ".[video]"' in packed.failures[0].reason
     with pytest.raises(MissingExtraError, match="PyAV"):
         PackedWaveforms.write(Clips(clips.table.assign(path=paths)), tmp_path / "other", RATE)
 

@@ -183,7 +183,7 @@ def test_wandb_is_an_extra(sounds, tmp_path, monkeypatch):
     import lightning.pytorch.loggers.wandb as module
 
     monkeypatch.setattr(module, "_WANDB_AVAILABLE", False)
-    with pytest.raises(MissingExtraError, match=r"pip install \"atgnn\[wandb\]\""):
+    with pytest.raises(MissingExtraError, match=r"pip install \"\.\[wandb\]\""):
         train(tiny_recipe(sounds, "loggers=[wandb]"), tmp_path / "run")
 
 

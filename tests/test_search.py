@@ -237,7 +237,7 @@ def test_another_models_index_is_refused(index, sounds, tmp_path):
 
 def test_without_the_library_the_extra_is_named(index, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "atgnn\[search\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[search\]"'):
         Index.open(index.folder, index.embedder)
 
 

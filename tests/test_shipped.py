@@ -5,7 +5,8 @@ from pathlib import Path
 
 import atgnn
 from atgnn import Tagger
-from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint, shipped_models
+from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
+from atgnn.shipped import shipped_models
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FOLDER = Path(atgnn.__file__).parent / "pretrained" / DEFAULT_MODEL

@@ -12,8 +12,8 @@ from atgnn.model.config import preset
 @pytest.fixture
 def hooks(monkeypatch):
     """The site's own part of the build."""
-    pytest.importorskip("mkdocs", reason='pip install "atgnn[docs]"')
-    pytest.importorskip("latex2mathml", reason='pip install "atgnn[docs]"')
+    pytest.importorskip("mkdocs", reason='pip install ".[docs]"')
+    pytest.importorskip("latex2mathml", reason='pip install ".[docs]"')
     monkeypatch.syspath_prepend(ROOT / "docs" / "site")
     yield pytest.importorskip("hooks")
     sys.modules.pop("hooks")

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from atgnn import terminal
-from atgnn.evaluate.tables import figures_grid
+from atgnn.grids import figures_grid
 from atgnn.tags import Event, Timeline
 
 COLUMNS = ("system", "M par.", "ms", "mAP", "95 %", "elsewhere")

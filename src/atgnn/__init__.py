@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from atgnn.audio import Recording as Recording
     from atgnn.audio import load as load
     from atgnn.checkpoint import Checkpoint as Checkpoint
-    from atgnn.checkpoint import shipped_models as shipped_models
     from atgnn.data.clips import Clips as Clips
     from atgnn.errors import AtgnnError as AtgnnError
     from atgnn.events import EventSettings as EventSettings
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from atgnn.labels import Vocabulary as Vocabulary
     from atgnn.model import ATGNN as ATGNN
     from atgnn.model import ModelConfig as ModelConfig
+    from atgnn.shipped import shipped_models as shipped_models
     from atgnn.tagger import Excerpt as Excerpt
     from atgnn.tagger import Tagger as Tagger
     from atgnn.tags import Event as Event
@@ -55,7 +55,7 @@ _HOMES = {
     "Vocabulary": "labels",
     "detect": "events",
     "load": "audio",
-    "shipped_models": "checkpoint",
+    "shipped_models": "shipped",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

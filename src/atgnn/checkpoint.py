@@ -37,6 +37,7 @@ from atgnn.networks import (
     kind_of,
     network_names,
 )
+from atgnn.shipped import SHIPPED, shipped_models
 from atgnn.trained_on import Heard
 
 __all__ = [
@@ -47,13 +48,11 @@ __all__ = [
     "Provenance",
     "card_sections",
     "read_weights",
-    "shipped_models",
 ]
 
 FORMAT_VERSION = 1
 DEFAULT_MODEL = "everyday-mini"
 ENCODER_FORMAT: Literal["atgnn encoder"] = "atgnn encoder"  # of `atgnn.encoder`, for its refusal
-_SHIPPED = Path(__file__).parent / "pretrained"
 _FILES = ("config.json", "model.safetensors", "README.md")
 ATTRIBUTION, HEARD = "ATTRIBUTION.csv", "heard.safetensors"  # may lie beside them
 PREPROCESSOR = "preprocessor_config.json"  # for `transformers`; we do not read it
@@ -437,11 +436,6 @@ class Checkpoint:
         return "\n".join(rows)
 
 
-def shipped_models() -> list[str]:
-    """Names of the models inside the package."""
-    return sorted(path.parent.name for path in _SHIPPED.glob("*/config.json"))
-
-
 def _metrics_table(about: Provenance) -> str:
     if not about.metrics:
         return ""
@@ -470,8 +464,8 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path | None:
         return folder
     if folder.exists():
         raise CheckpointError(f"{folder} is a file: a checkpoint is a folder with config.json")
-    if (_SHIPPED / name / "config.json").is_file():
-        return _SHIPPED / name
+    if (SHIPPED / name / "config.json").is_file():
+        return SHIPPED / name
     if name.startswith(HF_PREFIX):
         raise CheckpointError(
             f"{name} is a model of transformers, which gives scores alone: `atgnn score {name} "

@@ -18,10 +18,10 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from atgnn import __version__
-from atgnn.checkpoint import shipped_models
 from atgnn.errors import KernelError
 from atgnn.graph import backend_in_use, knn_extremum, use_backend
 from atgnn.graph.kernels import cpu
+from atgnn.shipped import shipped_models
 
 __all__ = ["Audio", "GraphKernel", "Graphics", "Processor", "Report", "examine", "processor"]
 

@@ -27,6 +27,7 @@ __all__ = [
     "counted",
     "describe_error",
     "did_you_mean",
+    "install_command",
     "printable",
     "some_of",
 ]
@@ -78,7 +79,15 @@ class MissingExtraError(AtgnnError, ImportError):
     @classmethod
     def of(cls, package: str, extra: str, purpose: str) -> "MissingExtraError":
         """Name the package, what it is for, and the command that installs it."""
-        return cls(f'{purpose} needs {package}: install it with `pip install "atgnn[{extra}]"`')
+        return cls(
+            f"{purpose} needs {package}: in your copy of the repository, run "
+            f"`{install_command(extra)}`"
+        )
+
+
+def install_command(extra: str) -> str:
+    """What installs an extra, in a copy of the repository: the package is in no index."""
+    return f'pip install ".[{extra}]"'
 
 
 def describe_error(error: "ValidationError", known: Iterable[str] = ()) -> str:

@@ -28,6 +28,7 @@ from atgnn.baselines.psla import PSLA, PSLA_PRESETS, PSLAConfig, load_psla
 from atgnn.baselines.published import Told
 from atgnn.baselines.small_cnn import SMALL_CNN_PRESETS, SmallCNN, SmallCNNConfig
 from atgnn.baselines.wav2clip import WAV2CLIP_PRESETS, Wav2CLIP, Wav2CLIPConfig, load_wav2clip
+from atgnn.costs import FRAMES, Cost
 from atgnn.errors import ConfigError, MissingExtraError, did_you_mean
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.model import ATGNN, PRESETS, ModelConfig, cost, inference
@@ -73,7 +74,7 @@ class Kind(NamedTuple):
     summary: str  # for model cards, one sentence
     initialise: Callable[[Any, float], None]
     for_inference: Callable[[Any, torch.dtype], InferenceModel]
-    measure_cost: Callable[[Any, int], cost.Cost]
+    measure_cost: Callable[[Any, int], Cost]
     #: What an `init` of this name fills the network with: a report, and a line for its card.
     starts: Mapping[str, Callable[[Any], tuple[str, str]]] = {}
     #: Fills a network, in place, from published weights; the result's text is a report.
@@ -112,7 +113,7 @@ def _baseline(
 ) -> Kind:
     """A row for a baseline, which says most things itself."""
 
-    def measure(layout: BaselineConfig, frames: int) -> cost.Cost:
+    def measure(layout: BaselineConfig, frames: int) -> Cost:
         return cast(Baseline, empty_network(layout)).measure_cost(frames)
 
     return Kind(
@@ -312,12 +313,12 @@ def base_labels(network: Network) -> int:
     return cast(int, own.config.num_labels)
 
 
-def measure_cost(config: LayoutConfig, frames: int = 1024) -> cost.Cost:
+def measure_cost(config: LayoutConfig, frames: int = FRAMES) -> Cost:
     """Parameters and multiply-accumulates for one clip of `frames` frames."""
     return kind_of(config).measure_cost(config, frames)
 
 
-def preset_cost(name: str, frames: int = 1024, **changes: Any) -> cost.Cost:
+def preset_cost(name: str, frames: int = FRAMES, **changes: Any) -> Cost:
     """What a preset costs for a clip as long as `frames` frames of 10 ms, which ATGNN hears.
 
     Networks that hear something else get as much of their own input: samples, or other frames.
@@ -327,7 +328,7 @@ def preset_cost(name: str, frames: int = 1024, **changes: Any) -> cost.Cost:
     return measure_cost(network_preset(name, **changes), frames)
 
 
-def preset_costs(frames: int = 1024, **changes: Any) -> tuple[dict[str, cost.Cost], list[str]]:
+def preset_costs(frames: int = FRAMES, **changes: Any) -> tuple[dict[str, Cost], list[str]]:
     """`preset_cost` of all presets, and a line about each that needs what is not installed."""
     costs, notes = {}, []
     for name in network_names():

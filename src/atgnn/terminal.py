@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 
-from atgnn.errors import AtgnnError, AudioError, counted, printable
+from atgnn.errors import AtgnnError, AudioError, counted, install_command, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from atgnn.archive import Done
     from atgnn.comparison.work import Standing
+    from atgnn.costs import Cost
     from atgnn.doctor import Graphics, GraphKernel, Report
     from atgnn.formats import Record, Writer
-    from atgnn.model.cost import Cost
     from atgnn.search import Match
     from atgnn.tags import Failure
     from atgnn.training.knobs import Knob
@@ -365,8 +365,8 @@ def matches_table(matches: Sequence[Match]) -> None:
 
 def models_table(costs: dict[str, Cost], classes: int, frames: int) -> Any:
     """Presets with their size and work, the paper's figures beside ours."""
-    from atgnn.evaluate.tables import figures_grid
-    from atgnn.model.cost import PAPER
+    from atgnn.costs import PAPER
+    from atgnn.grids import figures_grid
 
     rows = []
     for name, cost in costs.items():
@@ -415,7 +415,7 @@ def doctor_table(report: Report) -> Any:
     processor, audio = report.processor, report.audio
     units = "in hardware" if processor.bfloat16 else "not in hardware"
     installed = [extra for extra, missing in report.extras.items() if not missing]
-    wanted = [f'pip install "atgnn[{extra}]"' for extra in report.extras if extra not in installed]
+    wanted = [install_command(extra) for extra in report.extras if extra not in installed]
     video = f"PyAV {audio.av}" if audio.av else "no PyAV (mp4, m4a, webm: extra video)"
     rows = {
         "atgnn": f"{report.atgnn}, Python {report.python}, PyTorch {report.torch}, {report.system}",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from atgnn.costs import Cost
 from atgnn.model.config import LayoutConfig
-from atgnn.model.cost import Cost
 from atgnn.model.empty import without_values
 from atgnn.model.fused import normalise
 from atgnn.model.inference import InferenceModel, check_dtype, fold

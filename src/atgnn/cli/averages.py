@@ -20,12 +20,18 @@ from atgnn.errors import counted
 def average(
     run: Annotated[Path, typer.Argument(help="The folder of a run that kept epochs.")],
     epochs: Annotated[
-        str | None, typer.Option(help="The first and the last one: 21-40. [all that are kept]")
+        str | None,
+        typer.Option(help="The first and the last one: 21-40.", show_default="all that are kept"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The new checkpoint. [RUN/averaged]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The new checkpoint.", show_default="RUN/averaged")
+    ] = None,
     norms: Annotated[
         str | None,
-        typer.Option(help="Batch norms: measured anew, or averaged as published. [the recipe's]"),
+        typer.Option(
+            help="Batch norms: measured anew, or averaged as published.",
+            show_default="the recipe's",
+        ),
     ] = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",

@@ -21,15 +21,15 @@ def convert(
     labels: Annotated[
         str | None,
         typer.Option(
-            help="What it scores, in order: audioset, fsd50k, or a label file. [what the folder "
-            "says, else audioset]"
+            help="What it scores, in order: audioset, fsd50k, or a label file.",
+            show_default="what the folder says, else audioset",
         ),
     ] = None,
     activation: Annotated[
         Activation | None,
         typer.Option(
-            help="Of labels that are independent, or exclude one another. [what the folder says, "
-            "else sigmoid]"
+            help="Of labels that are independent, or exclude one another.",
+            show_default="what the folder says, else sigmoid",
         ),
     ] = None,
     force: ForceOption = False,

@@ -19,8 +19,8 @@ def enhance(
     split: Annotated[
         list[str] | None,
         typer.Option(
-            help="Value of `split` that means training; may be repeated. [train, balanced and "
-            "unbalanced]"
+            help="Value of `split` that means training; may be repeated.",
+            show_default="train, balanced and unbalanced",
         ),
     ] = None,
     vocabulary: Annotated[

@@ -13,16 +13,22 @@ def explain(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A sound file.")],
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", "-l", help="Explain this label; may be repeated. [the tags]"),
+        typer.Option(
+            "--label", "-l", help="Explain this label; may be repeated.", show_default="the tags"
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="A page (.html), a figure (.png, .svg) or data (.json). [FILE.html]"),
+        typer.Option(
+            help="A page (.html), a figure (.png, .svg) or data (.json).", show_default="FILE.html"
+        ),
     ] = None,
     start: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Look at the window from this second. [for each label where it is loudest]"
+            min=0,
+            help="Look at the window from this second.",
+            show_default="for each label where it is loudest",
         ),
     ] = None,
     quick: Annotated[

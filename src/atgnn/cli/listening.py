@@ -49,8 +49,8 @@ class EventOptions:
         str | None,
         typer.Option(
             rich_help_panel=PANEL,
-            help="windows: a score for each; moments: of models trained for it. "
-            "[moments where the model can]",
+            help="windows: a score for each; moments: of models trained for it.",
+            show_default="moments where the model can",
         ),
     ] = None
     window: Annotated[
@@ -84,7 +84,8 @@ class EventOptions:
         typer.Option(
             rich_help_panel=PANEL,
             metavar="S",
-            help="Scores are medians over so long. [0; by moments 1.6]",
+            help="Scores are medians over so long.",
+            show_default="0; by moments 1.6",
         ),
     ] = None
     gap: Annotated[

@@ -50,7 +50,7 @@ def import_(
         bool, typer.Option("--join", help="Rows of one clip are windows of it: take their mean.")
     ] = False,
     source: Annotated[
-        str, typer.Option(help="What made the scores, for people. [the file's name]")
+        str, typer.Option(help="What made the scores, for people.", show_default="the file's name")
     ] = "",
     force: ForceOption = False,
 ) -> None:

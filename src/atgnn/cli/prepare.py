@@ -221,7 +221,7 @@ def manifest(
     labels: LabelsOption = None,
     links: LinksOption = False,
 ) -> None:
-    """JSON manifests of PSLA, AST or the author of ATGNN (HDF5 clips: pip install h5py)."""
+    """JSON manifests of PSLA, AST or the author of ATGNN (HDF5 clips need the extra hdf5)."""
     from atgnn.data.manifest import read_manifests
 
     listing = read_manifests(manifests, _vocabulary(labels), audio, links)

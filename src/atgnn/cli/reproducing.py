@@ -27,7 +27,10 @@ def reproduce(
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option(help="Folder of runs, one a preset, or the runs of a comparison. [DATA/runs]"),
+        typer.Option(
+            help="Folder of runs, one a preset, or the runs of a comparison.",
+            show_default="DATA/runs",
+        ),
     ] = None,
     classes: Annotated[
         int | None, typer.Option(min=1, help="Count parameters with so many labels.")

@@ -14,7 +14,7 @@ def scenes(
     events: Annotated[str, typer.Argument(help="Clips of one event: a table, folder or packed.")],
     out: Annotated[Path, typer.Option(help="Folder to make; new or empty.")],
     background: Annotated[
-        str | None, typer.Option(help="Clips without any event. [coloured noise]")
+        str | None, typer.Option(help="Clips without any event.", show_default="coloured noise")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Scenes of every split and fold.")] = 100,
     seconds: Annotated[float, typer.Option(min=0.5, help="Length of a scene.")] = 10.0,
@@ -31,10 +31,12 @@ def scenes(
         typer.Option(help="Table of clips or matrix that training and reversed are about."),
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="Use events of this label; may be repeated. [all]")
+        list[str] | None,
+        typer.Option(help="Use events of this label; may be repeated.", show_default="all"),
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option(help="Column that names the event. [most specific label]")
+        str | None,
+        typer.Option(help="Column that names the event.", show_default="most specific label"),
     ] = None,
     form: Annotated[str, typer.Option(help="packed, flac or both.")] = "packed",
     unmarked: Annotated[

@@ -37,11 +37,18 @@ def score(
     fill: FillOption = False,
     window: Annotated[
         float | None,
-        typer.Option(min=0.1, help="With hf: seconds of a window. [what the model takes, or 10]"),
+        typer.Option(
+            min=0.1,
+            help="With hf: seconds of a window.",
+            show_default="what the model takes, or 10",
+        ),
     ] = None,
     activation: Annotated[
         Activation | None,
-        typer.Option(help="With hf: of labels that are independent, or not. [as the model says]"),
+        typer.Option(
+            help="With hf: of labels that are independent, or not.",
+            show_default="as the model says",
+        ),
     ] = None,
     fold: FoldOption = None,
     split: SplitOption = None,

@@ -26,7 +26,10 @@ def serve(
         str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="[the first free one from 7860]")
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port to listen at.", show_default="the first free one from 7860"
+        ),
     ] = None,
     most_mb: Annotated[float, typer.Option(help="MB that a recording may have.")] = 100.0,
     most_minutes: Annotated[float, typer.Option(help="Minutes that it may last.")] = 15.0,

@@ -1,7 +1,7 @@
 """The figures that the paper prints in its Tables I to III, as far as they could be established.
 
 S. Singh et al., *ATGNN: Audio Tagging Graph Neural Network* (arXiv 2311.01526). Parameters and
-"GFLOPs" (multiply-accumulates in fact) of its own models are those of `atgnn.model.cost.PAPER`. A
+"GFLOPs" (multiply-accumulates in fact) of its own models are those of `atgnn.costs.PAPER`. A
 figure that we could not establish from the paper's abstract, its author's repository or the works
 that it quotes is left out: None.
 """
@@ -9,7 +9,7 @@ that it quotes is left out: None.
 from dataclasses import dataclass
 from typing import Literal
 
-from atgnn.model.cost import PAPER
+from atgnn.costs import PAPER
 
 __all__ = ["SETS", "TABLES", "DataSet", "Line", "PaperTable"]
 

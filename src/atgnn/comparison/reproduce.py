@@ -27,9 +27,9 @@ from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.errors import AtgnnError, ConfigError, MissingExtraError
 from atgnn.evaluate import choose_clips, evaluate_table
 from atgnn.evaluate.pages import Commands, Page, Table
-from atgnn.evaluate.tables import figures_grid
 from atgnn.files import content_digest
 from atgnn.frontend import FrontEnd, FrontEndConfig
+from atgnn.grids import figures_grid
 from atgnn.metrics.resampling import jsonable
 from atgnn.networks import build, network_preset, own_front_end, preset_cost
 from atgnn.scoring import ScoreTable

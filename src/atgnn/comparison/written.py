@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from atgnn.comparison.table import Row, Spread, Standings
 from atgnn.errors import MissingExtraError, counted
 from atgnn.evaluate.pages import Page, Picture, Table
-from atgnn.evaluate.tables import NARROWEST, figures_grid
 from atgnn.files import replacing, write_rows, write_text
+from atgnn.grids import NARROWEST, figures_grid
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,10 +1,10 @@
 """What a model costs: parameters and multiply-accumulates, measured on the model itself."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from atgnn.costs import Cost
 from atgnn.graph import ceil_div
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.config import ModelConfig
@@ -12,27 +12,7 @@ from atgnn.model.empty import empty_model
 from atgnn.model.label import LabelBranch
 from atgnn.model.layers import GraphUpdate
 
-__all__ = ["PAPER", "Cost", "measure_cost"]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Size and work of one model."""
-
-    trainable_parameters: int
-    stored_parameters: int  # trainable, and the frozen relative tables of the legacy geometry
-    gmacs: float  # 1e9 multiply-accumulates of dense layers and k-NN score products, one clip
-
-
-# The paper's Table I and II: million parameters and "GFLOPs" (multiply-accumulates in fact).
-# SPEC section H tells how far the two can agree.
-PAPER: dict[str, tuple[float, float]] = {
-    "iso-s": (38.7, 14.93),
-    "pyr-s-encoder": (27.3, 12.94),
-    "pyr-s": (36.4, 14.72),
-    "pyr-m-encoder": (51.2, 24.93),
-    "pyr-m": (62.7, 27.20),
-}
+__all__ = ["measure_cost"]
 
 
 def measure_cost(config: ModelConfig, frames: int = 1024) -> Cost:
