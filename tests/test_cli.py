@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import atgnn
 from atgnn.cli import app
-from atgnn.model import PRESETS
 from atgnn.costs import CLASSES, FRAMES, kept_costs
+from atgnn.model import PRESETS
 from atgnn.networks import network_names, preset_costs
 from atgnn.shipped import shipped_models
 from atgnn.tagger import Tagger
