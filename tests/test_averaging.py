@@ -184,6 +184,7 @@ def test_what_is_no_range_is_refused(text):
 
 
 def test_epochs_that_were_not_kept_are_named(run, tmp_path):
+    (run / "epochs" / "004 (copy)").mkdir(exist_ok=True)  # not ours
     assert list(chosen_epochs(run, (3, 4))) == [3, 4]
     with pytest.raises(ConfigError, match="has not kept epoch 1; it has 2-4"):
         chosen_epochs(run, (1, 3))

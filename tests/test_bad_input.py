@@ -207,6 +207,16 @@ def test_a_name_of_no_model_says_what_was_meant(name, message):
         Checkpoint.from_pretrained(name)
 
 
+def test_a_place_that_fails_late_is_one_line(monkeypatch):
+    def fail(folder):
+        raise PermissionError(13, "Permission denied", "/locked")
+
+    monkeypatch.setattr("atgnn.prepare.run.check", fail)
+    result = CliRunner().invoke(app, ["prepare", "check", "/locked"])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "/locked: Permission denied" in result.stderr
+
+
 def test_a_run_folder_points_to_its_model(model):
     with pytest.raises(CheckpointError, match=r"did you mean .*model\?"):
         Checkpoint.from_pretrained(model.parent)

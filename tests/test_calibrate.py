@@ -20,6 +20,7 @@ from atgnn.calibrate import (
     fit_thresholds,
     mean_f1,
 )
+from atgnn.calibrate.line import log_loss
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.cli import app
 from atgnn.data.clips import Clips
@@ -330,6 +331,19 @@ def test_a_softmax_checkpoint_is_calibrated_too():
     expected = Calibration(scale=0.25).apply(plain[None].astype(np.float64), exclusive=True)[0]
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert got.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_temperature_is_fitted_to_clips_of_one_label_alone():
+    scores = np.array([[0.8, 0.2], [0.4, 0.6], [0.7, 0.3], [0.1, 0.9]])
+    targets = np.array([[1, 0], [0, 1], [0, 1], [0, 1]], float)
+    others = np.array([[0, 0], [1, 1], [np.nan, 1]])  # none, two, and nobody knows
+    wide = np.concatenate([targets, others]), np.concatenate([scores, scores[1:]])
+    assert fit_calibration(*wide, True) == fit_calibration(targets, scores, True)
+    assert log_loss(*wide, True) == log_loss(targets, scores, True)
+    labels, rows = ("Rain", "Siren"), table([["Rain", "Siren"], []])
+    values = dataclasses.replace(scored(rows, scores[:2], labels), activation="softmax")
+    with pytest.raises(ClipsError, match="no clip has exactly one"):
+        calibrate(tiny_checkpoint(labels, activation="softmax"), values, rows)
 
 
 def test_scores_that_do_not_fit():

@@ -87,6 +87,45 @@ def test_reads_a_folder_of_folders(tmp_path):
     assert set(clips.column("collection")) == {"sounds"}
 
 
+def test_folders_that_divide_are_splits_not_labels(tmp_path):
+    for name in ("Train/Rain/1.wav", "val/Bark/deep/2.wav"):
+        sound(tmp_path / name)
+    clips = Clips.read(tmp_path)
+    assert clips.labels == [("Rain",), ("Bark",)]
+    assert list(clips.column("split")) == ["train", "val"]
+
+
+def test_what_need_not_be_labelled(tmp_path):
+    sound(tmp_path / "1.wav")
+    sound(tmp_path / "Rain" / "2.wav")
+    assert Clips.read(tmp_path, labelled=False).labels == [(), ("Rain",)]
+    named = table(tmp_path, "path,species\n1.wav,Owl\n", "named.csv")
+    with pytest.raises(ClipsError, match="no column 'labels'"):
+        Clips.read(named)
+    clips = Clips.read(named, labelled=False)
+    assert clips.labels == [()]
+    assert clips.labelled_by("species").labels == [("Owl",)]
+    assert clips.labelled_by("labels") is clips
+
+
+def test_numbers_are_no_labels_and_endings_may_be_in_capitals(folder):
+    pd.DataFrame({"path": ["a.wav"], "labels": [3]}).to_parquet(folder / "n.parquet")
+    with pytest.raises(ClipsError, match="expected label names, got 3"):
+        Clips.read(folder / "n.parquet")
+    assert Clips.read(table(folder, "path\tlabels\na.wav\tA\n", "C.TSV")).labels == [("A",)]
+
+
+def test_a_csv_table_is_searched_as_a_parquet_table_is(folder):
+    written = table(folder, "path,labels,session,loud\na.wav,A,3,True\nb.wav,B,4,False\n")
+    kept = pd.read_csv(written)
+    kept.to_parquet(folder / "same.parquet")
+    for clips in (Clips.read(written), Clips.read(folder / "same.parquet")):
+        assert clips.where(session=3).labels == clips.where(session="3").labels == [("A",)]
+        assert clips.where(loud=[False]).labels == [("B",)]
+        assert not clips.matching(session=[[3], {"a": 1}]).any()
+        assert clips.distinct("session") == "3, 4"
+
+
 @pytest.mark.parametrize("named", ["", "meta/esc50.csv"])
 def test_reads_the_esc50_layout(tmp_path, named):
     root = tmp_path / "ESC-50"
@@ -228,6 +267,10 @@ def test_files_are_opened_only_for_excerpts(folder):
         ("path,labels\n,A\n", "row 1: the path is empty"),
         ("path,labels,fold\na.wav,A,one\n", "row 1: fold is 'one'"),
         ("path,labels,fold\na.wav,A,1.5\n", "row 1: fold is '1.5'"),
+        ("path,labels,fold\na.wav,A,inf\n", "row 1: fold is 'inf'"),
+        ("path,labels,fold\na.wav,A,1e30\n", "row 1: fold is '1e30'"),
+        ("path,labels, path\na.wav,A,b.wav\n", "two columns 'path'"),
+        ("path,labels\na.wav,A,\nb.wav,B,\n", "more cells than the header"),
         ("path,labels,start\na.wav,A,soon\n", "row 1: start is 'soon', expected seconds"),
         ("path,labels,end\na.wav,A,inf\n", "row 1: end is 'inf', expected seconds"),
         (

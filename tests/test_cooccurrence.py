@@ -112,6 +112,8 @@ def test_tables_come_back(tmp_path):
     assert some.pairs.tolist() == [[0, 1], [1, 0]]
     with pytest.raises(LabelError, match="did you mean 'Dog'"):
         again.of_labels(["Car", "Dgo"])
+    path.write_text("label,A,B\nA,,1\nB,1,\n")  # the diagonal says nothing
+    assert CoOccurrence.read(path).pairs.tolist() == [[0, 1], [1, 0]]
 
 
 # ---------------------------------------------------------------------- bad input

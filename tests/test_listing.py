@@ -279,7 +279,7 @@ def test_esc50_and_esc10(tmp_path):
         "1-1-A-0.wav,1,0,dog,True,1,A",
         "2-2-A-14.wav,2,14,chirping_birds,False,2,A",
         "3-3-A-0.wav,3,0,dog,True,3,A",
-        "4-4-A-0.wav,four,0,dog,True,3,A",
+        "4-4-A-0.wav,²,0,dog,True,3,A",  # a digit, for Python, that is no number
     ]
     (tmp_path / "meta").mkdir()
     header = "filename,fold,target,category,esc10,src_file,take"
@@ -327,6 +327,9 @@ def test_manifests_with_the_sounds_where_they_say_and_elsewhere(tmp_path):
     assert listing.clips.table["mids"].tolist() == ["/m/05tny_,/m/0bt9lr"]
     assert listing.listed == {"train": 2, "ev": 1}
     assert listing.vocabulary == Vocabulary.fsd50k()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ClipsError, match="none of the 2 clips"):
+        read_manifests([train], audio=tmp_path / "empty")
     moved = read_manifests([f"train={train}", f"eval={test}"], audio=tmp_path / "here")
     assert [path.name for path in moved.clips.paths] == ["1.wav", "1.flac"]
     assert [m.name for m in moved.missing] == ["gone.wav"]

@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 from atgnn.checkpoint import Checkpoint
 from atgnn.cli import app
 from atgnn.data.clips import Clips
-from atgnn.data.store import PackedWaveforms
+from atgnn.data.store import PackedWaveforms, open_clips
 from atgnn.errors import AtgnnError, AudioError, ClipsError
 from atgnn.evaluate import (
-    background_clips,
     collection_negatives,
     compare,
     evaluate_table,
@@ -273,6 +272,9 @@ def test_owners_fall_back_from_author_to_recording_to_clip(tmp_path):
     assert (recordings.noun, recordings.owners.count) == ("recordings", 3)
     nobody = owners_of(Clips(bare.drop(columns=["group", "author", "source_id"])))
     assert (nobody.noun, nobody.owners.count) == ("clips", 4)
+    odd = Clips(bare.drop(columns=["group", "author", "source_id"]))
+    odd.table["path"] = [tmp_path / f"{row};bark.wav" for row in range(4)]
+    assert (owners_of(odd).owners.count, owners_of(odd).owners.spread) == (4, 1)
     assert any("too narrow" in note for note in nobody.notes)
 
 
@@ -453,7 +455,7 @@ def test_false_alarms_are_windows_over_the_model_s_thresholds(tagger, tmp_path):
         assert alarms[name].alarms == hits[:, label].sum()
     assert alarms["Rain"].per_hour == pytest.approx(alarms["Rain"].alarms * 3600 / 10)
     packed = PackedWaveforms.write(clips, tmp_path / "packed", 16_000)
-    again = false_alarms(tagger, background_clips(packed.folder))
+    again = false_alarms(tagger, open_clips(packed.folder, labelled=False))
     assert again.windows == found.windows
     assert again.alarmed == found.alarmed
 
@@ -462,7 +464,7 @@ def test_silence_bounds_the_rate(tmp_path):
     never = Tagger(tiny_checkpoint(thresholds=(1.0,) * 5), "cpu")
     write(tmp_path / "sounds" / "a.wav", sound(4))
     write(tmp_path / "sounds" / "office" / "b.wav", sound(4))
-    found = false_alarms(never, background_clips(tmp_path / "sounds"))
+    found = false_alarms(never, open_clips(tmp_path / "sounds", labelled=False))
     assert found.alarmed == 0
     assert found.per_hour.high == pytest.approx(-np.log(0.05) * 3600 / 8)
     assert found.clips == 2
@@ -471,16 +473,16 @@ def test_silence_bounds_the_rate(tmp_path):
 def test_background_that_is_none(tagger, tmp_path):
     write(tmp_path / "Bark" / "a.wav", sound(1))
     with pytest.raises(ClipsError, match="no background: 1 clip, "):
-        false_alarms(tagger, background_clips(tmp_path))
+        false_alarms(tagger, open_clips(tmp_path, labelled=False))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(AudioError):
-        false_alarms(tagger, background_clips(tmp_path / "other"))
+        false_alarms(tagger, open_clips(tmp_path / "other", labelled=False))
     with pytest.raises(ClipsError, match="none of 1 background clips"):
-        false_alarms(tagger, background_clips(tmp_path / "other"), skip_bad=True)
+        false_alarms(tagger, open_clips(tmp_path / "other", labelled=False), skip_bad=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(AtgnnError):
-        background_clips(tmp_path / "empty")
+        open_clips(tmp_path / "empty", labelled=False)
 
 
 # --------------------------------------------------------------------------- commands

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from run_helpers import start, tiny_recipe, tone_folders, weights
 
-from atgnn.errors import AtgnnError, ConfigError
+from atgnn.errors import AtgnnError, CheckpointError, ConfigError
 from atgnn.training.recipe import load_recipe, recipe_of_run
 
 pytest.importorskip("lightning")
@@ -241,6 +242,14 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_later(
                 train(recipe, target)
         train(recipe, target, resume=True)
         same_run(whole, target)
+
+
+def test_a_damaged_state_is_one_line(whole, sounds, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    state = run / "resume" / "last.ckpt"
+    state.write_bytes(state.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged: delete it"):
+        train(tiny_recipe(sounds, *BUSY), run, resume=True)
 
 
 # ---------------------------------------------------------------------- parts

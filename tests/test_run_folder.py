@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ from atgnn.cli import app
 from atgnn.data.clips import Clips
 from atgnn.errors import AtgnnWarning, ClipsError, MissingExtraError
 from atgnn.training.overlap import check_apart
+from atgnn.training.recipe import load_recipe
 
 pytest.importorskip("lightning")
 from atgnn.training.curves import draw_curves, read_history
@@ -48,6 +50,16 @@ def test_the_readme_tells_what_happened_and_how_to_go_on(run):
         assert f"`{name}`" in text
         assert (run / name).is_file()
     assert "init.txt" not in text  # which is not there
+
+
+def test_the_readme_quotes_its_commands_and_lists_kept_epochs(run, tmp_path):
+    moved = shutil.copytree(run, tmp_path / "my run")
+    (moved / "epochs" / "002").mkdir(parents=True)
+    RunFolder(moved, load_recipe(run / "recipe.yaml")).tell("It is finished.")
+    text = (moved / "README.md").read_text()
+    assert f"atgnn train --out '{moved}' --resume" in text
+    assert f"--model '{moved}/model'" in text
+    assert "- `epochs/`: " in text
 
 
 def test_environment_and_data_are_written_down(run):

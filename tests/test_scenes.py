@@ -361,6 +361,8 @@ def test_matrices_that_do_not_fit_are_one_line(ingredients):
         ({"level_db": (5, 1)}, "level_db runs from 5 to 1"),
         ({"background_dbfs": (-10, 3)}, "background_dbfs is 3: at most 0"),
         ({"unmarked": "maybe"}, "unmarked"),
+        ({"seconds": float("inf")}, "seconds: .*finite"),
+        ({"level_db": (float("nan"), 1)}, "level_db.0: .*finite"),
         ({"second": 3}, "did you mean 'seconds'"),
     ],
 )
@@ -390,6 +392,8 @@ def test_matrices_by_name(tmp_path):
     for found in (choose_matrix(str(saved), labels, None),
                   choose_matrix("training", labels, str(saved))):  # fmt: skip
         np.testing.assert_allclose(found.pairs, like.pairs, rtol=1e-6)
+    with pytest.raises(ClipsError, match=r"no co-occurrence 'reverse': .*mean 'reversed'"):
+        choose_matrix("reverse", labels, None)
     with pytest.raises(ClipsError, match="needs --like"):
         choose_matrix("reversed", labels, None)
     with pytest.raises(ClipsError, match="leave out --like"):

@@ -151,6 +151,8 @@ def test_files_that_are_not_scores(tmp_path):
         (None, "not one of scores"),
         ({**about, "version": 9}, "version 9"),
         (about, "lacks the column b"),
+        ({**about, "labels": ["path"]}, "could not convert string"),
+        ({**about, "labels": []}, "at least one"),
     ):
         meta = None if content is None else {"atgnn_scores": json.dumps(content)}
         pyarrow.parquet.write_table(plain.replace_schema_metadata(meta), tmp_path / "p.parquet")
@@ -176,6 +178,14 @@ def test_nothing_is_written_over_and_a_crash_leaves_the_old_file(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["s.parquet"]
     with pytest.raises(AtgnnError, match="cannot be written"):
         made().write(path / "below" / "s.parquet")
+
+
+def test_commands_refuse_a_name_before_they_listen(monkeypatch, tmp_path):
+    monkeypatch.setattr(ScoreTable, "of", lambda *_, **__: pytest.fail("it listened"))
+    for command in (["score", "everyday-mini", "x"], ["ensemble", str(tmp_path)]):
+        result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "s.csv")])
+        assert result.exit_code == 2
+        assert "give a name that ends in .parquet" in result.stderr
 
 
 def test_a_bad_clip_is_an_error_or_left_out(tagger, tmp_path):

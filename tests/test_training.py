@@ -67,6 +67,11 @@ def test_defaults_are_the_papers():
         (["model.blocks=[2, 0, 2]"], ["blocks.1", "greater than 0"]),
         (["seed=-1"], ["seed", "greater than or equal to 0"]),
         (["optim.betas=[2, 3]"], ["optim.betas.0", "less than 1"]),
+        ([f"seed={2**70}"], ["seed", "less than"]),
+        (["window_seconds=.inf"], ["window_seconds", "finite"]),
+        (["optim.learning_rate=.inf"], ["optim.learning_rate", "finite"]),
+        (["augment.crop_seconds=1e-9"], ["augment.crop_seconds", "0.01"]),
+        (["front_end={preset: 3}"], ["unknown front end '3'"]),
         (["seed"], ["expected key=value", "'seed'"]),
         (["name.x=1"], ["cannot set name.x"]),
         (["seed={"], ["not readable YAML"]),
@@ -85,6 +90,9 @@ def test_unknown_recipe_suggests_the_nearest(tmp_path):
         load_recipe("esc-10")
     with pytest.raises(ConfigError, match="no recipe file"):
         load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "sound.yaml").write_bytes(b"RIFF\xff")
+    with pytest.raises(ConfigError, match="no text in UTF-8"):
+        load_recipe(tmp_path / "sound.yaml")
 
 
 # ---------------------------------------------------------------------- loss and schedule
@@ -432,9 +440,10 @@ def test_a_run_learns(sounds, tmp_path):
 
 
 def test_a_run_starts_from_a_checkpoint(sounds, finished, tmp_path):
+    named = shutil.copytree(finished / "model", tmp_path / "owl.v2")  # no ending of a file
     recipe = tiny_recipe(
         sounds,
-        f"init={finished / 'model'}",
+        f"init={named}",
         "optim.epochs=1",
         "select=last",
         "optim.learning_rate=1e-12",

@@ -24,7 +24,7 @@ from typing import Any, overload
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from atgnn.errors import LabelError, counted, some_of
+from atgnn.errors import LabelError, counted, did_you_mean, some_of
 
 __all__ = ["Label", "Node", "Ontology", "Vocabulary", "most_specific"]
 
@@ -120,7 +120,8 @@ class Vocabulary(Sequence[Label]):
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise LabelError(f"cannot read the label file {path}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise LabelError(f"cannot read the label file {path}: {reason}") from None
         return cls(_labels_from_rows(list(csv.reader(text.splitlines())), str(path)))
 
     @classmethod
@@ -137,7 +138,14 @@ class Vocabulary(Sequence[Label]):
     def named(cls, name: str) -> Vocabulary:
         """``audioset``, ``fsd50k``, or the label file of that name (`from_csv`)."""
         shipped = {"audioset": cls.audioset, "fsd50k": cls.fsd50k}
-        return shipped[name]() if name in shipped else cls.from_csv(name)
+        if name in shipped:
+            return shipped[name]()
+        if not os.path.exists(name):
+            raise LabelError(
+                f"no vocabulary {name!r}: give audioset, fsd50k or a label file (CSV)"
+                f"{did_you_mean(name, shipped)}"
+            )
+        return cls.from_csv(name)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Vocabulary:
@@ -372,7 +380,7 @@ def _labels_from_rows(rows: list[list[str]], origin: str) -> list[Label]:
         columns = {column: header.index(column) for column in (*header,)}
         name_at = columns[names[0]]
         mid_at, index_at = columns.get("mid"), columns.get("index")
-    elif rows and len(rows[0]) == 3 and rows[0][0].isdigit():
+    elif rows and len(rows[0]) == 3 and rows[0][0].isdecimal():
         index_at, name_at, mid_at = 0, 1, 2
     else:
         raise LabelError(
@@ -386,7 +394,7 @@ def _labels_from_rows(rows: list[list[str]], origin: str) -> list[Label]:
         if len(row) < width:
             raise LabelError(f"{origin}: entry {number + 1} has {len(row)} columns, not {width}")
         index = row[index_at] if index_at is not None else str(number)
-        if not index.isdigit() or int(index) in labels:
+        if not index.isdecimal() or int(index) in labels:
             raise LabelError(f"{origin}: index {index!r} of entry {number + 1} is not new")
         mid = row[mid_at] or None if mid_at is not None else None
         labels[int(index)] = ontology.label(row[name_at], mid)

@@ -38,11 +38,11 @@ from atgnn.errors import (
     counted,
     did_you_mean,
 )
-from atgnn.files import new_file
+from atgnn.files import check_new, new_file
 from atgnn.tagger import Excerpt, Scores, Taggable, Tagger, WindowScorer
 from atgnn.tags import Failure
 
-__all__ = ["ScoreTable", "ScoresError", "is_score_file", "sources"]
+__all__ = ["ScoreTable", "ScoresError", "check_new_scores", "is_score_file", "sources"]
 
 FORMAT, VERSION, KEY = "atgnn scores", 1, b"atgnn_scores"
 PLACE = ("path", "start", "end")  # columns that say which clip
@@ -243,19 +243,18 @@ class ScoreTable:
         missing = [name for name in (*PLACE, *labels) if name not in table.column_names]
         if missing:
             raise ScoresError(f"{path} lacks the column {missing[0]}: score the clips again")
-        columns = [table[name].to_numpy() for name in labels]
         try:
             return cls(
                 tuple(table["path"].to_pylist()),
                 table["start"].to_numpy(),
                 table["end"].to_numpy(),
                 labels,
-                np.stack(columns, axis=1),
+                np.stack([table[name].to_numpy() for name in labels], axis=1),
                 about.get("activation", "sigmoid"),
                 about.get("source", ""),
                 bool(about.get("calibrated", False)),
             )
-        except ScoresError as error:
+        except (ValueError, TypeError) as error:  # ours, and numpy's for what is no number
             raise ScoresError(f"{path}: {error}") from None
 
     def write(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -264,9 +263,7 @@ class ScoreTable:
         Raises `AtgnnError` where something is there (and not `force`), nothing can be written, or
         the name does not end in ``.parquet``.
         """
-        if Path(path).suffix != ".parquet":
-            raise ScoresError(f"scores are a Parquet file, {Path(path).name} is not its name: give "
-                              "a name that ends in .parquet")  # fmt: skip
+        path = check_new_scores(path, force)
         parquet = _parquet()
         import pyarrow
 
@@ -283,7 +280,7 @@ class ScoreTable:
         table = pyarrow.table(columns).replace_schema_metadata({KEY: json.dumps(about)})
         with new_file(path, force) as scratch:
             parquet.write_table(table, scratch)
-        return Path(path)
+        return path
 
     # ------------------------------------------------------------------ used
 
@@ -383,6 +380,20 @@ class ScoreTable:
             if first != row and not np.array_equal(self.values[first], self.values[row]):
                 raise ScoresError(f"{self.paths[row]} is listed twice, with different scores")
         return place
+
+
+def check_new_scores(path: str | os.PathLike[str], force: bool = False) -> Path:
+    """The path, if scores may be written there; commands ask before they compute.
+
+    Raises `AtgnnError` where something is there, or for a name without ``.parquet`` at its end.
+    """
+    path = Path(path)
+    if path.suffix != ".parquet":
+        raise ScoresError(
+            f"scores are a Parquet file, {path.name} is not its name: give a name that ends in "
+            ".parquet"
+        )
+    return check_new(path, force)
 
 
 def is_score_file(path: str | os.PathLike[str]) -> bool:

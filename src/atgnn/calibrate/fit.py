@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atgnn.calibrate.background import Background
-from atgnn.calibrate.line import fit_calibration, log_loss
+from atgnn.calibrate.line import fit_calibration, log_loss, one_label
 from atgnn.calibrate.thresholds import SHRINK, Thresholds, fit_thresholds, lifted, mean_f1
 from atgnn.checkpoint import Calibration, Checkpoint, Provenance
 from atgnn.data.clips import Clips
@@ -113,7 +113,8 @@ def calibrate(
 
     Raises:
         ScoresError: clips or labels that have no scores, or scores that are calibrated already.
-        ClipsError: no clip carries a label, or labels outside the vocabulary.
+        ClipsError: no clip carries a label (one alone, where the model chooses one), or labels
+            outside the vocabulary.
         ConfigError: neither calibration nor thresholds are asked for, or a limit of false alarms
             without background to count them in.
     """
@@ -127,6 +128,10 @@ def calibrate(
     given = scores.aligned(clips, vocabulary.names).astype(np.float64)
     if not (targets == 1).any():
         raise ClipsError("none of the clips carries a label of the model: nothing to fit to")
+    if exclusive and not one_label(targets).any():
+        raise ClipsError(
+            "the model chooses one label, and no clip has exactly one: nothing to fit to"
+        )
     line = fit_calibration(targets, given, exclusive) if calibration else None
     after = given if line is None else line.apply(given, exclusive)
     if background is not None and line is not None:

@@ -9,13 +9,14 @@ import numpy as np
 
 from atgnn.checkpoint import Calibration
 
-__all__ = ["fit_calibration", "log_loss", "logits_of"]
+__all__ = ["fit_calibration", "log_loss", "logits_of", "one_label"]
 
 
 def fit_calibration(targets: np.ndarray, scores: np.ndarray, exclusive: bool) -> Calibration:
     """The line through the logits of scores (N, L) that fits targets (N, L) best.
 
-    Unknown (NaN) cells take no part; with `exclusive`, clips with one do not.
+    Unknown (NaN) cells take no part; with `exclusive`, clips take part that have one label and no
+    unknown cell, of which there must be one.
     """
     if exclusive:
         return Calibration(scale=_fit_temperature(targets, scores))
@@ -53,7 +54,7 @@ def _fit_line(logits: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
 
 def _fit_temperature(targets: np.ndarray, scores: np.ndarray) -> float:
     """The factor of log probabilities with the least cross-entropy, by golden sections."""
-    known = ~np.isnan(targets).any(axis=1)
+    known = one_label(targets)
     logs, rows = np.log(np.maximum(scores[known], 1e-30)), np.arange(int(known.sum()))
     right = targets[known].argmax(axis=1)
 
@@ -70,6 +71,12 @@ def _fit_temperature(targets: np.ndarray, scores: np.ndarray) -> float:
     return float(np.exp((low + high) / 2))
 
 
+def one_label(targets: np.ndarray) -> np.ndarray:
+    """Which clips have exactly one label and no unknown cell, bool (N,)."""
+    known: np.ndarray = targets.sum(axis=1) == 1  # an unknown cell makes the sum NaN
+    return known
+
+
 def logits_of(scores: np.ndarray) -> np.ndarray:
     """The logits of scores; of 0 and 1 those of the nearest scores that have some."""
     inside = np.clip(scores, 1e-7, 1 - 1e-7)
@@ -81,7 +88,7 @@ def log_loss(targets: np.ndarray, scores: np.ndarray, exclusive: bool) -> float:
     """The mean log loss of scores (N, L) against targets (N, L) in the cells that are known."""
     inside = np.clip(scores, 1e-7, 1 - 1e-7)
     if exclusive:
-        known = ~np.isnan(targets).any(axis=1)
+        known = one_label(targets)
         return float(-np.log(inside[known][targets[known] == 1]).mean())
     known = ~np.isnan(targets)
     cells = np.where(targets == 1, np.log(inside), np.log1p(-inside))

@@ -71,14 +71,13 @@ def ensemble(
 ) -> None:
     """Write the mean of the scores of several models, or of all epochs that a run has kept."""
     from atgnn.data.store import open_clips
-    from atgnn.files import check_new
-    from atgnn.scoring import ScoreTable
+    from atgnn.scoring import ScoreTable, check_new_scores
     from atgnn.tagger import Tagger
     from atgnn.terminal import counter, show_warnings
     from atgnn.training.epochs import members
 
     show_warnings()
-    check_new(out, force)
+    check_new_scores(out, force)
     files, models = members(parts, clips is not None)
     if not models:
         why = "with score files alone, where no model listens"

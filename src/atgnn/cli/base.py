@@ -80,6 +80,12 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:  # a place that cannot be read or written, found late
+            if ctx.params.get("debug"):
+                raise
+            where = "" if error.filename is None else f"{error.filename}: "
+            say(f"{where}{error.strerror or error}: check the place, and whether it may be used")
+            raise typer.Exit(2) from None
 
 
 app = typer.Typer(

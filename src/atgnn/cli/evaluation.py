@@ -64,7 +64,7 @@ class Judging:
         bool, typer.Option("--as-marked", help="Labels as marked, not completed by the ontology.")
     ] = False
     resamples: Annotated[int, typer.Option(min=100, help="Resamples behind the intervals.")] = 1000
-    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0
 
     def check(self, context: typer.Context) -> None:
         """What can be known to be wrong before anything is computed."""
@@ -82,7 +82,7 @@ class Judging:
         from atgnn.data.store import clips_of, open_clips
         from atgnn.evaluate import choose_clips
 
-        opened = open_clips(path)
+        opened = open_clips(path, labelled=self.label_column in (None, "labels"))
         return opened, choose_clips(
             clips_of(opened), fold=self.fold, split=self.split, label_column=self.label_column
         )
@@ -140,8 +140,9 @@ def evaluate(
     """Measure a model on clips with known labels: mAP, AUC, d', lwlrap, accuracy, intervals."""
     from dataclasses import replace
 
-    from atgnn.evaluate import background_clips, evaluate_table, false_alarms
+    from atgnn.data.store import open_clips
     from atgnn.evaluate import evaluate as measure
+    from atgnn.evaluate import evaluate_table, false_alarms
     from atgnn.scoring import ScoreTable
     from atgnn.tagger import Tagger
     from atgnn.terminal import counter, show_warnings
@@ -166,7 +167,7 @@ def evaluate(
             tagger, chosen, opened=opened, progress=progress, name=inputs[0], **heard, **settings
         )
     if background is not None:
-        silent = background_clips(background)
+        silent = open_clips(background, labelled=False)
         with counter(len(silent)) as progress:
             alarms = false_alarms(
                 tagger, silent, skip_bad=judging.skip_bad, progress=progress, **heard

@@ -56,12 +56,12 @@ def import_(
 ) -> None:
     """Take over the scores of another tool: one score file, as `atgnn score` writes it."""
     from atgnn.data.store import clips_of, open_clips
-    from atgnn.files import check_new
     from atgnn.others import import_scores, target_labels
+    from atgnn.scoring import check_new_scores
     from atgnn.terminal import say, show_warnings
 
     show_warnings()
-    check_new(out, force)
+    check_new_scores(out, force)
     if to is None:
         refuse_idle(context, "without --to", "fill")
     found = import_scores(

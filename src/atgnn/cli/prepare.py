@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,7 +78,7 @@ class Packing:
             rest = len(report.unreadable) - MOST_LINES
             say(f"and {rest} more unreadable files, all in {self.out / 'report.json'}")
         Console(highlight=False).print(Markdown(report.markdown()))
-        typer.echo(f"Packed in {self.out}; train with `--clips {self.out}`")
+        typer.echo(f"Packed in {self.out}; train with `--clips {quote(str(self.out))}`")
 
 
 @dataclass(frozen=True)

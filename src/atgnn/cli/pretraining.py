@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -49,9 +50,13 @@ def pretrain(
             encoder = run(chosen, out, resume=resume, say=say, progress=progress)
     except KeyboardInterrupt:
         begun = (out / "recipe.yaml").is_file()
-        how = f"`atgnn pretrain --out {out} --resume` goes on" if begun else "nothing was begun"
+        how = (
+            f"`atgnn pretrain --out {quote(str(out))} --resume` goes on"
+            if begun
+            else "nothing was begun"
+        )
         raise KeyboardInterrupt(how) from None
     typer.echo(
         f"The encoder is in {encoder}: try `atgnn train folder --clips SOUNDS --out NEW "
-        f"--set init={encoder}`"
+        f"--set {quote(f'init={encoder}')}`"
     )

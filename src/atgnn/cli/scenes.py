@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -80,4 +81,4 @@ def scenes(
     report = make_scenes(wishes, settings, out, threads or os.cpu_count() or 1, counter)
     typer.echo("\n".join(report.lines()))
     place = out if form == "flac" else out / "packed"
-    typer.echo(f"Scenes in {out}; train with `--clips {place}`")
+    typer.echo(f"Scenes in {out}; train with `--clips {quote(str(place))}`")

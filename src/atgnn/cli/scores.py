@@ -66,16 +66,15 @@ def score(
     """
     from atgnn.data.store import clips_of, open_clips
     from atgnn.evaluate import choose_clips
-    from atgnn.files import check_new
     from atgnn.others import mapped, target_labels
     from atgnn.others.huggingface import HuggingFaceScorer, is_hugging_face
-    from atgnn.scoring import ScoreTable
+    from atgnn.scoring import ScoreTable, check_new_scores
     from atgnn.tagger import Tagger, WindowScorer
     from atgnn.tags import Failure
     from atgnn.terminal import counter, say, show_warnings
 
     show_warnings()
-    check_new(out, force)
+    check_new_scores(out, force)
     if to is None:
         refuse_idle(context, "without --to", "fill")
     scorer: WindowScorer
@@ -159,7 +158,7 @@ def calibrate(
     from atgnn.calibrate import calibrate as fit
     from atgnn.checkpoint import Checkpoint
     from atgnn.data.store import clips_of, open_clips
-    from atgnn.evaluate import background_clips, choose_clips
+    from atgnn.evaluate import choose_clips
     from atgnn.files import check_new
     from atgnn.scoring import ScoreTable
     from atgnn.terminal import counter, show_warnings
@@ -178,7 +177,7 @@ def calibrate(
     opened = open_clips(clips)
     silence = None
     if background is not None:
-        sounds = background_clips(background)
+        sounds = open_clips(background, labelled=False)
         with counter(len(sounds)) as progress:
             silence = Background.of(checkpoint, sounds, table, progress)
     result = fit(

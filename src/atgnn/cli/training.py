@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -47,6 +48,6 @@ def train(
     try:
         model = run(chosen, out, resume=resume)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"`atgnn train --out {out} --resume` goes on") from None
+        raise KeyboardInterrupt(f"`atgnn train --out {quote(str(out))} --resume` goes on") from None
     if model is not None:  # else this process only helped
-        typer.echo(f"The model is in {model}: try `atgnn tag SOUND --model {model}`")
+        typer.echo(f"The model is in {model}: try `atgnn tag SOUND --model {quote(str(model))}`")

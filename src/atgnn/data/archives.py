@@ -40,8 +40,8 @@ class _Entry(NamedTuple):
 def parts_of(archive: Path) -> list[Path]:
     """All parts of an archive, in order, given its last one, ``NAME.zip``."""
     stem = archive.with_suffix("")
-    numbered = sorted(archive.parent.glob(f"{stem.name}.z[0-9]*"), key=lambda p: int(p.suffix[2:]))
-    return [*numbered, archive]
+    parts = (p for p in archive.parent.glob(f"{stem.name}.z[0-9]*") if p.suffix[2:].isdecimal())
+    return [*sorted(parts, key=lambda part: int(part.suffix[2:])), archive]
 
 
 def unpack(
@@ -68,7 +68,7 @@ def unpack(
                     _unpack_one(parts, entry, target)
                 if progress is not None:
                     progress(number + 1, len(entries))
-        except (struct.error, zlib.error) as error:
+        except (struct.error, zlib.error, IndexError, UnicodeDecodeError) as error:
             raise _damaged(archive, str(error)) from None
         except OSError as error:
             raise DownloadError(

@@ -15,20 +15,32 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from atgnn.errors import AtgnnError, ClipsError, LabelError, MissingExtraError, counted
+from atgnn.errors import (
+    AtgnnError,
+    ClipsError,
+    LabelError,
+    MissingExtraError,
+    counted,
+    some_of,
+)
 from atgnn.files import new_file
 from atgnn.labels import Ontology, Vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Clip", "Clips", "connected", "seconds_of"]
+__all__ = ["Clip", "Clips", "connected", "seconds_of", "sounds_of_folders", "write_parquet"]
 
 SEPARATOR = ";"
 PATH_COLUMNS = ("path", "filename", "file")
 LABEL_COLUMNS = ("labels", "label", "category")
 GROUP_COLUMNS = ("group", "author", "source_id", "source", "src_file")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+#: Names, of folders too, that divide a data set, and the split that they stand for.
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "dev": "train", "val": "val", "valid": "val",
+    "validation": "val", "eval": "eval", "evaluation": "eval", "test": "test", "testing": "test",
+}  # fmt: skip
 # An excerpt may end this much after its file, in seconds: times in tables are rounded.
 END_TOLERANCE = 0.01
 
@@ -63,7 +75,7 @@ class Clips(Sequence[Clip]):
         self.table = table.reset_index(drop=True)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Clips:
+    def read(cls, path: str | os.PathLike[str], *, labelled: bool = True) -> Clips:
         """Read a table or a folder and check that every file is there.
 
         - a CSV, TSV or Parquet table: a column ``path`` (or ``filename``), ``labels`` (names
@@ -72,7 +84,10 @@ class Clips(Sequence[Clip]):
           ``audio`` folder inside or beside it.
         - a folder with ``meta.csv`` and ``audio/``;
         - ESC-50 or ESC-10: a folder with ``meta/esc50.csv`` and ``audio/``;
-        - a folder of folders: a folder's name is the label of the sounds below it.
+        - a folder of folders: a folder's name is the label of the sounds below it; or ``train``,
+          ``val`` and ``test`` folders with such folders in them.
+
+        What need not be `labelled` may lack the column, and sounds may lie in no label's folder.
 
         Raises `ClipsError` (one line) for missing columns, missing files, excerpts that end
         after their file, and anything else that is not such a table.
@@ -81,14 +96,14 @@ class Clips(Sequence[Clip]):
         if path.is_dir():
             for inside in (Path("meta.csv"), Path("meta.parquet"), Path("meta", "esc50.csv")):
                 if (path / inside).is_file():
-                    return cls._read_whole(path / inside, path.resolve().name)
-            return cls._from_folders(path)
-        return cls._read_whole(path, _collection(path))
+                    return cls._read_whole(path / inside, path.resolve().name, labelled)
+            return cls._from_folders(path, labelled)
+        return cls._read_whole(path, _collection(path), labelled)
 
     @classmethod
-    def _read_whole(cls, path: Path, collection: str) -> Clips:
+    def _read_whole(cls, path: Path, collection: str, labelled: bool) -> Clips:
         """A table whose sounds all have to be there."""
-        clips, missing = cls._from_file(path, collection)
+        clips, missing = cls._from_file(path, collection, labelled)
         if missing:
             raise ClipsError(
                 f"{path}: {len(missing)} of {counted(len(clips) + len(missing), 'sound file')} are "
@@ -119,17 +134,16 @@ class Clips(Sequence[Clip]):
         """
         path = Path(path).expanduser()
         raw = _read_table(path)
-        raw.columns = [str(name).strip() for name in raw.columns]
         column = _first_column(raw, LABEL_COLUMNS, path, "what is in it")
         return [_names(cell, path) for cell in raw[column]]
 
     @classmethod
-    def read_listed(cls, path: str | os.PathLike[str]) -> Clips:
+    def read_listed(cls, path: str | os.PathLike[str], *, labelled: bool = True) -> Clips:
         """As `read`, but the sounds of a table need not be there any more: they are packed."""
         path = Path(path).expanduser()
         if path.is_dir():
-            return cls.read(path)
-        return cls._from_file(path, _collection(path), absent=True)[0]
+            return cls.read(path, labelled=labelled)
+        return cls._from_file(path, _collection(path), labelled, absent=True)[0]
 
     @classmethod
     def concat(cls, parts: Iterable[Clips]) -> Clips:
@@ -151,10 +165,7 @@ class Clips(Sequence[Clip]):
         cls, path: Path, collection: str, labelled: bool = True, absent: bool = False
     ) -> tuple[Clips, list[str]]:
         """The rows of a table whose sounds are there, or `absent`, and what absent ones name."""
-        if not path.is_file():
-            raise ClipsError(f"no table of clips at {path}: give a CSV or Parquet file or a folder")
         raw = _read_table(path)
-        raw.columns = [str(name).strip() for name in raw.columns]
         if not len(raw):
             raise ClipsError(f"{path} lists no clips: it has a header and no rows")
         if not labelled and not any(name in raw for name in LABEL_COLUMNS):
@@ -163,31 +174,14 @@ class Clips(Sequence[Clip]):
         return cls(table if absent else table[there]), missing
 
     @classmethod
-    def _from_folders(cls, folder: Path) -> Clips:
-        from atgnn.audio import find_sounds
-
+    def _from_folders(cls, folder: Path, labelled: bool) -> Clips:
         folder = folder.resolve()
-        try:
-            sounds = find_sounds(folder)
-        except ClipsError:
-            sounds = []
-        loose = [file for file in sounds if file.parent == folder]
-        if loose:
-            raise ClipsError(
-                f"{counted(len(loose), 'sound lies', 'sounds lie')} directly in {folder} without a "
-                "label, "
-                "the first is "
-                f"{min(loose).name}: put every sound into a folder named after its label"
-            )
-        rows = [{"path": file, "labels": (file.relative_to(folder).parts[0],)} for file in sounds]
-        if not rows:
-            raise ClipsError(
-                f"no clips found in {folder}: expected a table (meta.csv beside audio/), ESC-50's "
-                "meta/esc50.csv, or one folder of sounds per label"
-            )
-        table = _pandas().DataFrame(rows)
+        paths, labels, splits = zip(*sounds_of_folders(folder, labelled=labelled), strict=True)
+        table = _pandas().DataFrame({"path": list(paths), "labels": list(labels)})
         table["unknown"] = [()] * len(table)
         table["start"], table["end"] = 0.0, np.nan
+        if any(splits):
+            table["split"] = list(splits)
         table["collection"] = folder.name
         return cls(table)
 
@@ -334,6 +328,8 @@ class Clips(Sequence[Clip]):
     def where(self, **conditions: Any) -> Clips:
         """The clips whose columns equal the given values; a list or set means any of them.
 
+        Values are compared as text, as a CSV table has nothing else: 3 is ``"3"``.
+
         >>> clips.where(collection="esc10", fold=[1, 2])  # doctest: +SKIP
         """
         return self.subset(self.matching(**conditions))
@@ -343,12 +339,21 @@ class Clips(Sequence[Clip]):
         keep = np.ones(len(self), dtype=bool)
         for name, wanted in conditions.items():
             several = isinstance(wanted, (list, tuple, set, frozenset, range, np.ndarray))
-            values = set(wanted) if several else {wanted}
-            keep &= np.array([value in values for value in self.column(name)], dtype=bool)
+            values = set(map(_as_text, wanted if several else [wanted]))
+            keep &= np.array([_as_text(value) in values for value in self.column(name)], dtype=bool)
         return keep
 
+    def distinct(self, name: str) -> str:
+        """The different values of a column, for an error message."""
+        return some_of(sorted({_as_text(value) for value in self.column(name)}), 20)
+
     def labelled_by(self, column: str) -> Clips:
-        """The same clips with the labels of another column; ClipsError where it is empty."""
+        """The same clips with the labels of another column; ClipsError where it is empty.
+
+        Of ``labels``, their own column, they are the same clips.
+        """
+        if column == "labels":
+            return self
         labels = [
             _names(str(value), Path(column)) if not _blank(value) else ()
             for value in self.column(column)
@@ -394,7 +399,7 @@ class Clips(Sequence[Clip]):
             table[name] = [SEPARATOR.join(labels) for labels in table[name]]
         with new_file(path, force=True) as scratch:
             if path.suffix == ".parquet":
-                table.to_parquet(scratch, index=False)
+                write_parquet(table, scratch)
             else:
                 table.to_csv(scratch, index=False, sep=_delimiter(path), lineterminator="\n")
         return path
@@ -462,6 +467,52 @@ def seconds_of(clip: Clip) -> float:
     return end - clip.start
 
 
+def sounds_of_folders(
+    folder: Path, links: bool = False, *, labelled: bool = True
+) -> list[tuple[Path, tuple[str, ...], str]]:
+    """The sounds below a folder with the label and the split that their folders name, in order.
+
+    The split is "" where the folders are not train, val, test and the like. With `links`, also
+    behind links to folders. Sounds that lie in no label's folder have no label.
+
+    Raises `ClipsError` where it is no folder, holds no sounds, or some have no label, `labelled`.
+    """
+    from atgnn.audio import walk_sounds
+
+    sounds = sorted(map(Path, walk_sounds(folder, links)))
+    if not sounds:
+        raise ClipsError(
+            f"no clips found in {folder}: expected a table (meta.csv beside audio/), ESC-50's "
+            "meta/esc50.csv, or one folder of sounds per label"
+        )
+    parts = [sound.relative_to(folder).parts[:-1] for sound in sounds]
+    loose = [sound for sound, part in zip(sounds, parts, strict=True) if not part]
+    if loose and labelled:
+        raise ClipsError(
+            f"{counted(len(loose), 'sound lies', 'sounds lie')} directly in {folder} without a "
+            f"label, the first is {loose[0].name}: put every sound into a folder named after its "
+            "label"
+        )
+    divided = all(len(part) > 1 and part[0].casefold() in SPLIT_NAMES for part in parts)
+    splits = [SPLIT_NAMES[part[0].casefold()] if divided else "" for part in parts]
+    labels = [part[divided : divided + 1] for part in parts]
+    return list(zip(sounds, labels, splits, strict=True))
+
+
+def write_parquet(table: pd.DataFrame, path: Path) -> None:
+    """Write a table; columns of other people's that hold unlike things are written as text."""
+    try:
+        table.to_parquet(path, index=False)
+    except ImportError:
+        raise MissingExtraError.of("pyarrow", "train", "writing Parquet") from None
+    except (ValueError, TypeError):  # pyarrow's own are one of these
+        table = table.copy()
+        for name in table.columns.difference(["labels", "unknown"]):
+            if table[name].dtype == object:
+                table[name] = table[name].map(str, na_action="ignore")
+        table.to_parquet(path, index=False)
+
+
 def _pandas() -> Any:
     try:
         import pandas
@@ -471,27 +522,42 @@ def _pandas() -> Any:
 
 
 def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix == ".tsv" else ","
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def _read_table(path: Path) -> pd.DataFrame:
     """The raw table; CSV cells stay text, empty ones are empty text."""
     pandas = _pandas()
+    if not path.is_file():
+        raise ClipsError(f"no table of clips at {path}: give a CSV or Parquet file or a folder")
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise ClipsError(
             f"cannot read {path}: expected a .csv, .tsv or .parquet table, or a folder"
         )
+    parquet = path.suffix.lower() == ".parquet"
     try:
-        if path.suffix.lower() == ".parquet":
-            return pandas.read_parquet(path)
-        return pandas.read_csv(
-            path, sep=_delimiter(path), dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        raw: pd.DataFrame = (
+            pandas.read_parquet(path)
+            if parquet
+            else pandas.read_csv(
+                path, sep=_delimiter(path), dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
         )
     except ImportError:
         raise MissingExtraError.of("pyarrow", "train", "reading Parquet") from None
     except (OSError, ValueError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
         detail = (str(error).splitlines() or ["it cannot be parsed"])[0]
         raise ClipsError(f"{path} is not a readable {path.suffix} table: {detail}") from None
+    if not parquet and not isinstance(raw.index, pandas.RangeIndex):
+        raise ClipsError(
+            f"{path}: the rows have more cells than the header: put a cell that contains the "
+            "separator in quotes, and end no row with one"
+        )
+    raw.columns = [str(name).strip() for name in raw.columns]
+    twice = raw.columns[raw.columns.duplicated()]
+    if len(twice):
+        raise ClipsError(f"{path} has two columns {twice[0]!r}: leave one of them out")
+    return raw
 
 
 def _collection(path: Path) -> str:
@@ -562,8 +628,8 @@ def _names(cell: Any, origin: Path) -> tuple[str, ...]:
     """Label names of one cell, in order, each once: ``a;b`` or a list of texts."""
     if _blank(cell):
         return ()
-    parts = cell.split(SEPARATOR) if isinstance(cell, str) else list(cell)
-    if not all(isinstance(part, str) for part in parts):
+    parts = cell.split(SEPARATOR) if isinstance(cell, str) else cell
+    if not isinstance(parts, Iterable) or not all(isinstance(part, str) for part in parts):
         raise ClipsError(
             f"{origin}: expected label names, got {json.dumps(cell, default=str)[:80]}"
         )
@@ -589,7 +655,7 @@ def _folds(column: Iterable[Any], origin: Path) -> Any:
     for row, cell in enumerate(column):
         try:
             folds.append(None if _blank(cell) else _whole(cell))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ClipsError(
                 f"{origin}, row {row + 1}: fold is {cell!r}, expected a whole number"
             ) from None
@@ -598,9 +664,15 @@ def _folds(column: Iterable[Any], origin: Path) -> Any:
 
 def _whole(cell: Any) -> int:
     number = float(cell)
-    if number != int(number):
+    if number != int(number) or abs(number) > 2**53:
         raise ValueError("not a whole number")
     return int(number)
+
+
+def _as_text(value: Any) -> str:
+    """How a value is compared: as it would stand in a CSV table."""
+    whole = isinstance(value, (float, np.floating)) and float(value).is_integer()
+    return str(int(value) if whole else value)
 
 
 def _existing_files(cells: list[Any], origin: Path) -> tuple[list[Path], np.ndarray, list[str]]:

@@ -57,7 +57,7 @@ class CoOccurrence:
                 "expected "
                 f"({len(names)}, {len(names)}): one row and one column for each"
             )
-        given = given * (1 - np.eye(len(names)))
+        given = np.where(np.eye(len(names)) > 0, 0.0, given)
         bad = np.argwhere(~np.isfinite(given) | (given < 0))
         if len(bad):
             i, j = bad[0]

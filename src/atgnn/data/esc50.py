@@ -41,7 +41,7 @@ def read_esc50(root: Path, only_esc10: bool = False, links: bool = False) -> Lis
     )
     for row in rows:
         kept: dict[str, Any] = {name: row[name] for name in KEPT if name in row}
-        if not row["fold"].isdigit():
+        if not row["fold"].isdecimal():
             draft.note("rows that cannot be understood", f"{row['filename']}: no fold")
             continue
         group = row.get("src_file") or row.get("source_id")

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from atgnn.audio import walk_sounds
-from atgnn.data.clips import Clips
+from atgnn.data.clips import SPLIT_NAMES, Clips
 from atgnn.errors import ClipsError, MissingExtraError, counted
 from atgnn.labels import Vocabulary
 
 __all__ = [
     "EXAMPLES",
-    "SPLIT_NAMES",
     "Draft",
     "Listing",
     "Missing",
@@ -41,12 +40,6 @@ EXAMPLES = 5
 #: Where one clip lies there in several forms, the first of these is taken: lossless ones.
 PREFERRED = (".wav", ".wave", ".flac", ".w64", ".aif", ".aiff")
 
-
-#: Names, of folders too, that divide a data set, and the split that they stand for.
-SPLIT_NAMES = {
-    "train": "train", "training": "train", "dev": "train", "val": "val", "valid": "val",
-    "validation": "val", "eval": "eval", "evaluation": "eval", "test": "test", "testing": "test",
-}  # fmt: skip
 
 #: A clip by its name and where it begins in a longer recording, in seconds.
 Key: TypeAlias = tuple[str, float]
@@ -159,7 +152,11 @@ class Draft:
         `ClipsError` where no sound is here.
         """
         if not self.rows:
-            raise ClipsError(f"the lists of {self.name} name no clips that can be used")
+            why = "; ".join(f"{one.kind}: {one.count}" for one in self.oddities())
+            raise ClipsError(
+                f"the lists of {self.name} name no clips that can be used"
+                f"{f' ({why})' if why else ''}"
+            )
         found = [(places[key], row) for key, row in self.rows.items() if key in places]
         missing = tuple(
             Missing(

@@ -43,7 +43,7 @@ def read_manifests(
     splits = sorted(dict.fromkeys(split for split, _, _ in entries), key=from_training)
     draft = Draft("the manifests", chosen, tuple(splits))
     names = {label.mid: label.name for label in chosen if label.mid}
-    moved = _by_name(audio, links) if audio else {}
+    moved = None if audio is None else _by_name(audio, links)
     places: dict[Key, Path] = {}
     for split, path, entry in entries:
         mids = [mid.strip() for mid in entry["labels"].split(",") if mid.strip()]
@@ -72,7 +72,8 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise ClipsError(f"no manifest at {path}") from None
     except (OSError, ValueError) as error:
-        raise ClipsError(f"{path} is not readable JSON: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ClipsError(f"{path} is not readable JSON: {reason}") from None
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, list) or not data:
         raise ClipsError(f'{path} is no manifest: expected {{"data": [...]}} with clips in it')
@@ -103,14 +104,12 @@ def _by_name(folder: Path, links: bool) -> dict[str, list[Path]]:
     return found
 
 
-def _place(stated: Path, beside: Path, moved: dict[str, list[Path]]) -> Path | None:
+def _place(stated: Path, beside: Path, moved: dict[str, list[Path]] | None) -> Path | None:
     """Where a sound is: below the new folder, by name and as many folder names as agree, or as
     stated (relative paths start at the manifest)."""
-    candidates = moved.get(stated.stem)
-    if candidates:
-        return max(candidates, key=lambda path: _agreement(path, stated))
-    if moved:
-        return None
+    if moved is not None:
+        candidates = moved.get(stated.stem, ())
+        return max(candidates, key=lambda path: _agreement(path, stated), default=None)
     place = stated if stated.is_absolute() else beside / stated
     return Path(os.path.abspath(place)) if place.is_file() else None
 

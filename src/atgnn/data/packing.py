@@ -24,9 +24,9 @@ import numpy as np
 
 from atgnn import audio
 from atgnn.data.ahead import map_ahead
-from atgnn.data.clips import Clip, Clips
+from atgnn.data.clips import Clip, Clips, write_parquet
 from atgnn.data.hdf5 import is_hdf5, read_hdf5
-from atgnn.errors import AtgnnError, AudioError, ClipsError, MissingExtraError, counted
+from atgnn.errors import AtgnnError, AudioError, ClipsError, counted
 from atgnn.files import appending, lock, write_all
 
 __all__ = [
@@ -387,12 +387,4 @@ def _write_table(table: Any, path: Path) -> None:
     table["path"] = [str(file) for file in table["path"]]
     for name in ("labels", "unknown"):
         table[name] = [list(names) for names in table[name]]
-    try:
-        table.to_parquet(path, index=False)
-    except ImportError:
-        raise MissingExtraError.of("pyarrow", "train", "packing waveforms") from None
-    except (ValueError, TypeError):  # foreign columns of mixed types: as text
-        for name in table.columns.difference(["labels", "unknown"]):
-            if table[name].dtype == object:
-                table[name] = table[name].map(str, na_action="ignore")
-        table.to_parquet(path, index=False)
+    write_parquet(table, path)

@@ -61,9 +61,11 @@ def is_packed(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / HEADER).is_file()
 
 
-def open_clips(path: str | os.PathLike[str]) -> "Clips | PackedWaveforms":
-    """What lies at `path`: a folder of packed waveforms, or a table or folder of clips."""
-    return PackedWaveforms.open(path) if is_packed(path) else Clips.read(path)
+def open_clips(path: str | os.PathLike[str], *, labelled: bool = True) -> "Clips | PackedWaveforms":
+    """What lies at `path`: a folder of packed waveforms, or whatever `Clips.read` takes."""
+    if is_packed(path):
+        return PackedWaveforms.open(path)
+    return Clips.read(path, labelled=labelled)
 
 
 def table_of(folder: str | os.PathLike[str]) -> Path:

@@ -38,7 +38,7 @@ def read_strong(path: str | os.PathLike[str]) -> dict[str, list[StrongLabel]]:
         import pandas
     except ImportError:
         raise MissingExtraError.of("pandas", "train", "a table of events") from None
-    separator = "\t" if Path(path).suffix == ".tsv" else ","
+    separator = "\t" if Path(path).suffix.lower() == ".tsv" else ","
     try:
         table = pandas.read_csv(path, sep=separator, keep_default_na=False)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors

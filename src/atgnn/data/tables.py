@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from atgnn.audio import walk_sounds
-from atgnn.data.clips import Clips
-from atgnn.data.listing import SPLIT_NAMES, Draft, Listing, Missing, from_training
+from atgnn.data.clips import Clips, sounds_of_folders
+from atgnn.data.listing import Draft, Listing, Missing, from_training
 from atgnn.errors import ClipsError, counted
 from atgnn.labels import Vocabulary
 
@@ -20,15 +19,14 @@ def read_table(
 
     `vocabulary`: None takes the labels of the rows. Raises `ClipsError` for a malformed table.
     """
-    clips, missing = Clips.read_present(path)
+    clips, missing = Clips.read_present(path, labelled=label_column == "labels")
     if not len(clips):
         raise ClipsError(
             f"none of the {counted(len(missing), 'sound')} that {path} names is here; the first "
             "would be "
             f"{missing[0]}: relative paths start at {path.resolve().parent}"
         )
-    if label_column != "labels":
-        clips = clips.labelled_by(label_column)
+    clips = clips.labelled_by(label_column)
     return _listing(clips, path.stem, vocabulary, tuple(Missing(m, "", 0.0, None) for m in missing))
 
 
@@ -38,25 +36,11 @@ def read_folders(root: Path, vocabulary: Vocabulary | None = None, links: bool =
     Raises `ClipsError` where it is no folder, or sounds lie in no label's folder.
     """
     root = root.resolve()
-    sounds = sorted(map(Path, walk_sounds(root, links)))
-    if not sounds:
-        raise ClipsError(f"no clips found in {root}: expected one folder of sounds per label")
-    parts = [sound.relative_to(root).parts[:-1] for sound in sounds]
-    divided = all(len(part) > 1 and part[0].casefold() in SPLIT_NAMES for part in parts)
-    loose = [sound for sound, part in zip(sounds, parts, strict=True) if not part]
-    if loose:
-        raise ClipsError(
-            f"{counted(len(loose), 'sound lies', 'sounds lie')} directly in {root} without a "
-            "label, the "
-            "first is "
-            f"{loose[0].name}: put every sound into a folder named after its label"
-        )
-    draft = Draft(
-        root.name, vocabulary or Vocabulary.from_names(sorted({part[divided] for part in parts}))
-    )
-    for sound, part in zip(sounds, parts, strict=True):
-        split = SPLIT_NAMES[part[0].casefold()] if divided else ""
-        draft.add(str(sound), [part[divided]], split)
+    found = sounds_of_folders(root, links)
+    names = sorted({label for _, labels, _ in found for label in labels})
+    draft = Draft(root.name, vocabulary or Vocabulary.from_names(names))
+    for sound, labels, split in found:
+        draft.add(str(sound), labels, split)
     return draft.listing({key: Path(key[0]) for key in draft.rows})
 
 

@@ -6,7 +6,7 @@ leaving one out. `alarms`: false alarms. `owners`: whose the clips are. `pages`,
 `curves`, `tables`: how all of that looks.
 """
 
-from atgnn.evaluate.alarms import FalseAlarms, background_clips, false_alarms
+from atgnn.evaluate.alarms import FalseAlarms, false_alarms
 from atgnn.evaluate.collections import LeftOut, collection_negatives, leave_one_collection_out
 from atgnn.evaluate.compared import Comparison, compare
 from atgnn.evaluate.measured import choose_clips, evaluate, evaluate_table
@@ -22,7 +22,6 @@ __all__ = [
     "LeftOut",
     "Ranking",
     "Report",
-    "background_clips",
     "choose_clips",
     "collection_negatives",
     "compare",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from atgnn.data.clips import Clips
-from atgnn.data.store import PackedWaveforms, clips_of, is_packed
+from atgnn.data.store import PackedWaveforms, clips_of
 from atgnn.errors import ClipsError
 from atgnn.evaluate.owners import owners_of
 from atgnn.metrics import Interval, pivotal
@@ -21,9 +19,8 @@ from atgnn.scoring import sources
 from atgnn.tagger import Scores, Tagger
 from atgnn.tags import Failure
 
-__all__ = ["FalseAlarms", "LabelAlarms", "background_clips", "false_alarms"]
+__all__ = ["FalseAlarms", "LabelAlarms", "false_alarms"]
 
-TABLES = ("meta.csv", "meta.parquet", "meta/esc50.csv")
 #: Where a model has no thresholds of its own.
 THRESHOLD = 0.5
 RESAMPLES = 1000
@@ -68,30 +65,6 @@ class FalseAlarms:
         """Plain data for JSON."""
         data: dict[str, Any] = jsonable(asdict(self))
         return data
-
-
-def background_clips(path: str | os.PathLike[str]) -> Clips | PackedWaveforms:
-    """Sounds to listen for false alarms in: packed clips, a table, or a folder of any sounds.
-
-    Where a folder has no table, the folders in it name what is in their sounds, as in `Clips.read`;
-    sounds that lie in no folder have no label.
-    """
-    if is_packed(path):
-        return PackedWaveforms.open(path)
-    folder = Path(path).expanduser()
-    if not folder.is_dir() or any((folder / name).is_file() for name in TABLES):
-        return Clips.read(path)
-    from pandas import DataFrame
-
-    from atgnn.audio import find_sounds
-
-    folder = folder.resolve()
-    sounds = find_sounds(folder)
-    if not sounds:
-        raise ClipsError(f"no sounds in {folder}: give a table or folder of clips")
-    parts = [sound.relative_to(folder).parts[:-1][:1] for sound in sounds]
-    table = DataFrame({"path": sounds, "labels": parts, "unknown": [()] * len(sounds)})
-    return Clips(table.assign(start=0.0, end=np.nan, collection=folder.name))
 
 
 def false_alarms(

@@ -211,13 +211,9 @@ def choose_clips(
     chosen = clips.where(**wanted) if wanted else clips
     if not len(chosen):
         asked = " and ".join(f"{name} {value}" for name, value in wanted.items())
-        there = "; ".join(f"{name}s: {_values(clips, name)}" for name in wanted)
+        there = "; ".join(f"{name}s: {clips.distinct(name)}" for name in wanted)
         raise ClipsError(f"no clip of {asked} among {len(clips)}; there are {there}")
     return chosen if label_column is None else chosen.labelled_by(label_column)
-
-
-def _values(clips: Clips, column: str) -> str:
-    return ", ".join(sorted({str(value) for value in clips.column(column)}))
 
 
 def _check_some(clips: Clips) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from atgnn.data.clips import Clips
 from atgnn.errors import counted
 from atgnn.metrics import Owners
+from atgnn.metrics.resampling import SEPARATOR
 
 __all__ = ["SOURCE_COLUMNS", "Ownership", "owners_of"]
 
@@ -35,7 +36,8 @@ def owners_of(clips: Clips) -> Ownership:
     column = next((name for name in SOURCE_COLUMNS if name in table), None)
     sources = [_text(cell) for cell in table[column]] if column else [""] * len(clips)
     authors = [_text(cell) for cell in table["group"]] if "group" in table else sources
-    alone = list(map(str, clips.paths))
+    # A path names nobody else, whatever separates authors.
+    alone = [str(path).replace(SEPARATOR, " ") for path in clips.paths]
     names = [
         author or (f"recording {source}" if source else f"clip {path}")
         for author, source, path in zip(authors, sources, alone, strict=True)

@@ -31,12 +31,11 @@ def read_clips(settings: DataSettings) -> Clips:
     if not settings.clips:
         raise ConfigError("the recipe names no clips: add --clips PATH or --set data.clips=PATH")
     read = Clips.read_listed if settings.packed else Clips.read
+    own = settings.label_column == "labels"
     clips = Clips.concat(
-        PackedWaveforms.open(path).clips if is_packed(path) else read(path)
+        PackedWaveforms.open(path).clips if is_packed(path) else read(path, labelled=own)
         for path in settings.clips
     )
-    if settings.label_column == "labels":
-        return clips
     return clips.labelled_by(settings.label_column)
 
 
@@ -119,7 +118,10 @@ def _rows(clips: Clips, conditions: dict[str, Any]) -> np.ndarray:
         return np.zeros(len(clips), dtype=bool)
     keep = clips.matching(**conditions)
     if not keep.any():
-        raise ClipsError(f"no clip has {conditions}: check the recipe's data settings")
+        there = "; ".join(f"{name}: {clips.distinct(name)}" for name in conditions)
+        raise ClipsError(
+            f"no clip has {conditions}: check the recipe's data settings; there are {there}"
+        )
     return keep
 
 

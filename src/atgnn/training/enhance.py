@@ -244,10 +244,9 @@ def _training_rows(clips: Clips, splits: Iterable[str] | None) -> np.ndarray:
     wanted = list(TRAINING if splits is None else splits)
     rows = np.flatnonzero(clips.matching(split=wanted))
     if not len(rows):
-        there = ", ".join(sorted({str(value) for value in clips.column("split")}))
         raise ClipsError(
-            f"no clip has the split {' or '.join(wanted)}; there are: {there}; name the training "
-            "clips with --split"
+            f"no clip has the split {' or '.join(wanted)}; there are: {clips.distinct('split')}; "
+            "name the training clips with --split"
         )
     return rows
 

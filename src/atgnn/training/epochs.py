@@ -19,7 +19,8 @@ def epoch_folder(run: Path, epoch: int) -> Path:
 
 def kept_epochs(run: Path) -> dict[int, Path]:
     """The epochs that a run has kept, ascending, with their checkpoints."""
-    folders = sorted((run / "epochs").glob("[0-9]*"), key=lambda path: int(path.name))
+    numbered = (path for path in (run / "epochs").glob("*") if path.name.isdecimal())
+    folders = sorted(numbered, key=lambda path: int(path.name))
     return {int(path.name): path for path in folders if (path / "config.json").is_file()}
 
 

@@ -10,7 +10,7 @@ OUT/curves.png       the same as a picture
 OUT/logs/            the same for TensorBoard, where it is installed
 OUT/resume/last.ckpt state after the last epoch or within one; `--resume` goes on from there
 OUT/best/            the checkpoint with the best validation metric so far
-OUT/epochs/021/      the checkpoint after an epoch, as far as `keep_epochs` says
+OUT/epochs/          checkpoints after the last `keep_epochs` epochs; 021 is that after epoch 21
 OUT/model/           the result
 OUT/metrics.json     its epoch and validation metrics
 """
@@ -19,6 +19,7 @@ import json
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,13 @@ from atgnn.errors import ConfigError, counted
 from atgnn.files import write_text
 from atgnn.training.curves import METRICS, draw_curves, read_history
 from atgnn.training.recipe import Recipe
-from atgnn.training.settings import Settings, changed_settings, saved_settings, settings_from
+from atgnn.training.settings import (
+    Settings,
+    changed_settings,
+    read_settings,
+    saved_settings,
+    settings_from,
+)
 
 __all__ = ["RunFolder", "append_row", "check_folder", "note_start"]
 
@@ -41,7 +48,7 @@ def check_folder(settings: Settings, out: Path, resume: bool) -> None:
     """
     if resume:
         saved = saved_settings(out)
-        text = saved.read_text(encoding="utf-8")
+        text = read_settings(saved)
         changes = changed_settings(settings_from(type(settings), text, str(saved)), settings)
         if changes:
             listed = ", ".join(changes[:5]) + (f" and {len(changes) - 5} more" * (len(changes) > 5))
@@ -93,6 +100,7 @@ class RunFolder:
         history = self.path / "history.csv"
         columns = read_history(history) if history.is_file() else {"epoch": []}
         done = int(columns["epoch"][-1]) if columns["epoch"] else 0
+        out, model, logs = (quote(str(self.path / part)) for part in ("", "model", "logs"))
         return [
             f"# Run of the recipe `{recipe.name}`",
             "",
@@ -104,9 +112,9 @@ class RunFolder:
             "## How to go on",
             "",
             "```sh",
-            f"atgnn train --out {self.path} --resume     # goes on where it stopped",
-            *([f"atgnn tag SOUND --model {self.path}/model"] * (self.path / "model").is_dir()),
-            f"tensorboard --logdir {self.path}/logs" if "tensorboard" in recipe.loggers else "",
+            f"atgnn train --out {out} --resume     # goes on where it stopped",
+            *([f"atgnn tag SOUND --model {model}"] * (self.path / "model").is_dir()),
+            f"tensorboard --logdir {logs}" if "tensorboard" in recipe.loggers else "",
             "```",
             "",
             "## What lies here",

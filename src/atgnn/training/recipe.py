@@ -11,7 +11,7 @@ from atgnn.errors import ConfigError, did_you_mean
 from atgnn.frontend import FrontEndConfig, front_end_preset
 from atgnn.networks import NetworkConfig, check_front_end, network_preset, own_front_end
 from atgnn.training.settings import Settings as _Settings
-from atgnn.training.settings import saved_settings, settings_from
+from atgnn.training.settings import read_settings, saved_settings, settings_from
 
 __all__ = [
     "AugmentSettings",
@@ -74,9 +74,11 @@ class DataSettings(_Settings):
 class AugmentSettings(_Settings):
     """Random changes to training clips. Zero switches one off."""
 
-    crop_seconds: float | None = Field(None, gt=0, description="train on excerpts of this length")
+    crop_seconds: float | None = Field(
+        None, ge=0.01, description="train on excerpts of this length"
+    )
     crop_shortest: float | None = Field(
-        None, gt=0, description="half of the clips are cut to a random length from this on"
+        None, ge=0.01, description="half of the clips are cut to a random length from this on"
     )
     fill: float = Field(
         0.0, ge=0, le=1, description="share of shorter clips filled up: repeated or in silence"
@@ -305,8 +307,8 @@ class Recipe(_Settings):
         description="batch-norm statistics of averaged weights: measured anew over training "
         "clips, or averaged like all weights, as published",
     )
-    window_seconds: float = Field(10.0, gt=0, description="longer clips are cut to this length")
-    seed: int = Field(42, ge=0, description="every random draw follows from it")
+    window_seconds: float = Field(10.0, ge=0.01, description="longer clips are cut to this length")
+    seed: int = Field(42, ge=0, lt=2**63, description="every random draw follows from it")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="of the network; front end and loss are float32 always"
     )
@@ -384,7 +386,7 @@ class Recipe(_Settings):
     def front_end_config(self) -> FrontEndConfig:
         """The front end: its preset with the recipe's changes."""
         changes = dict(self.front_end)
-        name = changes.pop("preset", "paper")
+        name = str(changes.pop("preset", "paper"))
         base = own_front_end(self._preset) if name == OWN else front_end_preset(name)
         return FrontEndConfig.model_validate({**base.model_dump(), **changes})
 
@@ -438,9 +440,7 @@ def load_recipe(name_or_path: str | os.PathLike[str], overrides: list[str] | Non
     path = Path(name_or_path)
     shipped = resources.files("atgnn.training") / "recipes" / f"{name_or_path}.yaml"
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ConfigError(f"no recipe file {path}")
-        text = path.read_text(encoding="utf-8")
+        text = read_settings(path)
     elif shipped.is_file():
         text = shipped.read_text(encoding="utf-8")
     else:

@@ -2,13 +2,14 @@
 
 import errno
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from atgnn.distributed import leave_processes
-from atgnn.errors import AtgnnError, ConfigError, MissingExtraError
+from atgnn.errors import AtgnnError, CheckpointError, ConfigError, MissingExtraError
 from atgnn.memory import give_back_freed_memory
 from atgnn.model.segments import lean
 from atgnn.model.together import share_norms
@@ -130,9 +131,14 @@ def _fit(
 def fit(trainer: Any, module: Any, loaders: Sequence[Any], last: Path | None) -> None:
     """Train to the end, from the state in `last` where there is one.
 
-    Ctrl-C is a KeyboardInterrupt, whatever Lightning makes of it.
+    Ctrl-C is a KeyboardInterrupt, whatever Lightning makes of it. Raises `CheckpointError` where
+    that state is damaged.
     """
     resumed_from = last if last is not None and last.is_file() else None
+    if resumed_from is not None and not zipfile.is_zipfile(resumed_from):
+        raise CheckpointError(
+            f"{resumed_from} is damaged: delete it, and --resume begins with the first epoch"
+        )
     try:
         with warnings.catch_warnings():
             for needless in NEEDLESS:

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from atgnn.errors import ConfigError, describe_error, did_you_mean
 
-__all__ = ["Settings", "changed_settings", "saved_settings", "settings_from"]
+__all__ = ["Settings", "changed_settings", "read_settings", "saved_settings", "settings_from"]
 
 
 class Settings(BaseModel):
@@ -22,7 +22,7 @@ class Settings(BaseModel):
         PATHS: settings that may name files and folders.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     FREE: ClassVar[frozenset[str]] = frozenset()
     PATHS: ClassVar[frozenset[str]] = frozenset()
 
@@ -71,6 +71,17 @@ def settings_from(kind: type[_S], text: str, origin: str, overrides: list[str] |
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"recipe {origin}: {_explain(error, kind)}") from None
+
+
+def read_settings(path: str | os.PathLike[str]) -> str:
+    """The text of a file of settings. Raises `ConfigError` where there is none that can be read."""
+    if not Path(path).is_file():
+        raise ConfigError(f"no recipe file {path}")
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise ConfigError(f"recipe {path} cannot be read: {reason}") from None
 
 
 def saved_settings(out: Path) -> Path:

@@ -94,8 +94,9 @@ def _from_published(recipe: Recipe, path: Path, model: Network) -> Start:
 
 def _from_checkpoint(recipe: Recipe, division: Division, model: Network) -> Start:
     assert recipe.init is not None
-    if Path(recipe.init).suffix:
-        raise ConfigError(f"init: no file {recipe.init}")
+    path = Path(recipe.init)
+    if path.suffix[1:].isalpha() and not path.exists():  # .pth, but not the end of model-v1.5
+        raise ConfigError(f"init: no file {path}")
     if is_encoder(recipe.init):
         return _from_encoder(recipe, model)
     source = Checkpoint.from_pretrained(recipe.init)

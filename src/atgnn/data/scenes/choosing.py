@@ -9,7 +9,7 @@ from atgnn.data.clips import Clips
 from atgnn.data.cooccurrence import CoOccurrence
 from atgnn.data.store import PackedWaveforms, is_packed
 from atgnn.data.waveforms import Waveforms
-from atgnn.errors import ClipsError, ConfigError, counted
+from atgnn.errors import ClipsError, ConfigError, did_you_mean
 from atgnn.labels import most_specific
 
 __all__ = ["MATRICES", "choose_matrix", "open_sounds", "parse_range"]
@@ -22,21 +22,12 @@ ROOM = 2.0  # GiB of decoded sound that are kept
 def open_sounds(path: str, rate: int, *, labelled: bool = True) -> Waveforms:
     """The sounds of a packed folder, or of whatever `Clips.read` takes.
 
-    Backgrounds need not be `labelled`: their table may lack the column. `ClipsError` where a packed
-    folder has another rate.
+    Backgrounds need not be `labelled`. `ClipsError` where a packed folder has another rate.
     """
     if is_packed(path):
         packed = PackedWaveforms.open(path)
         return Waveforms(packed.clips, rate, ROOM, None, [packed])
-    if labelled or Path(path).is_dir():
-        return Waveforms(Clips.read(path), rate, ROOM, None)
-    clips, missing = Clips.read_present(path, labelled=False)
-    if missing:
-        raise ClipsError(
-            f"{path}: {counted(len(missing), 'sound file is', 'sound files are')} missing, first "
-            f"{missing[0]}"
-        )
-    return Waveforms(clips, rate, ROOM, None)
+    return Waveforms(Clips.read(path, labelled=labelled), rate, ROOM, None)
 
 
 def choose_matrix(name: str, labels: Sequence[str], like: str | None) -> CoOccurrence:
@@ -49,6 +40,11 @@ def choose_matrix(name: str, labels: Sequence[str], like: str | None) -> CoOccur
     Raises `ClipsError` where `like` is missing, not needed, or holds no two of the labels.
     """
     if name not in MATRICES:
+        if not Path(name).is_file():
+            raise ClipsError(
+                f"no co-occurrence {name!r}: give a matrix (CSV) or one of "
+                f"{', '.join(MATRICES)}{did_you_mean(name, MATRICES)}"
+            )
         if like is not None:
             raise ClipsError(
                 f"the matrix {name} stands for itself: leave out --like, which goes with "

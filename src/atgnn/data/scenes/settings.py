@@ -16,9 +16,9 @@ Range = Annotated[tuple[float, float], Field(description="from, to")]
 class SceneSettings(BaseModel):
     """What scenes are like."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seconds: float = Field(10.0, gt=0, description="length of a scene")
+    seconds: float = Field(10.0, ge=0.01, description="length of a scene")
     rate: int = Field(16_000, ge=1000, description="samples a second")
     events: tuple[int, int] = Field((1, 5), description="events in a scene, fewest and most")
     level_db: Range = Field(
@@ -36,7 +36,7 @@ class SceneSettings(BaseModel):
     shared_owners: Literal["drop", "keep", "refuse"] = Field(
         "drop", description="an author in several parts: keep the largest share, all, or none"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @classmethod
     def of(cls, **values: Any) -> SceneSettings:

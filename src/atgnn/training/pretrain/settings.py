@@ -2,7 +2,6 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -11,7 +10,7 @@ from atgnn.errors import ConfigError
 from atgnn.frontend import FrontEndConfig
 from atgnn.model import ModelConfig
 from atgnn.training.recipe import OptimSettings, Recipe, ScaleSettings
-from atgnn.training.settings import Settings, settings_from
+from atgnn.training.settings import Settings, read_settings, settings_from
 
 __all__ = [
     "MaskSettings",
@@ -27,7 +26,7 @@ class SoundSettings(Settings):
     """What is heard, and in which portions."""
 
     paths: tuple[str, ...] = Field((), description="folders, tables, packed folders, sound files")
-    crop_seconds: float = Field(1.3, gt=0, description="length of a view")
+    crop_seconds: float = Field(1.3, ge=0.01, description="length of a view")
     reach_seconds: float = Field(
         5.0, gt=0, description="both views of a pair come from one stretch of this length"
     )
@@ -125,7 +124,7 @@ class PretrainSettings(Settings):
     views: ViewSettings = ViewSettings()
     masked: MaskSettings = MaskSettings()
     optim: ScheduleSettings = ScheduleSettings()
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=2**63)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = Field(2, ge=0, description="threads that load ahead of the network; 0: none")
     checkpoint_minutes: float = Field(
@@ -205,7 +204,4 @@ def load_settings(
     """
     if path is None:
         return settings_from(PretrainSettings, "{}", "of pre-training", overrides)
-    if not Path(path).is_file():
-        raise ConfigError(f"no recipe file {path}")
-    text = Path(path).read_text(encoding="utf-8")
-    return settings_from(PretrainSettings, text, str(path), overrides)
+    return settings_from(PretrainSettings, read_settings(path), str(path), overrides)
