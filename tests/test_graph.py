@@ -12,10 +12,9 @@ from atgnn.graph import (
     ceil_div,
     grid_position,
     legacy_table,
-    max_relative,
     mean_nodes,
-    min_relative,
     nearest_neighbours,
+    neighbour_extremum,
     node_mask,
     pool_nodes,
     resize_table,
@@ -23,6 +22,7 @@ from atgnn.graph import (
     sine_cosine,
 )
 from atgnn.model.config import PRESETS
+from atgnn.model.layers import Relation
 
 CPU = torch.device("cpu")
 
@@ -242,6 +242,16 @@ def test_neighbours_refuse(query: tuple[int, ...], candidates: tuple[int, ...]) 
 
 
 # ---------------------------------------------------------------------------- aggregation
+
+
+def max_relative(x: Tensor, y: Tensor, neighbours: Tensor) -> Tensor:
+    """``max_j (y_j - x_i)``, as patch blocks take it."""
+    return Relation(1)(x, neighbour_extremum(y, neighbours, "max"))
+
+
+def min_relative(x: Tensor, y: Tensor, neighbours: Tensor) -> Tensor:
+    """``max_j (x_i - y_j)``, as label blocks take it."""
+    return Relation(-1)(x, neighbour_extremum(y, neighbours, "min"))
 
 
 def test_relative_against_a_slow_loop(generator: torch.Generator) -> None:

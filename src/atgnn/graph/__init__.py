@@ -1,10 +1,12 @@
 """Dynamic graphs over sound: who is whose neighbour, and what a node takes from them.
 
-Pure functions over tensors. Legend used in every file here:
+Pure functions over tensors. Networks call `knn_extremum` (`operator`), which is both questions in
+one; `neighbours` and `extremum` answer one each, plainly; `position` says what is near in frequency
+and time, `pooling` and `removal` which nodes there are. Legend used in every file here:
 B batch, N query nodes, M candidate nodes, K neighbours, C channels, F frequency, T time.
 """
 
-from atgnn.graph.max_relative import max_relative, min_relative, neighbour_extremum
+from atgnn.graph.extremum import neighbour_extremum
 from atgnn.graph.neighbours import nearest_neighbours, shrink
 from atgnn.graph.operator import (
     BACKENDS,
@@ -36,9 +38,7 @@ __all__ = [
     "grid_position",
     "knn_extremum",
     "legacy_table",
-    "max_relative",
     "mean_nodes",
-    "min_relative",
     "nearest_neighbours",
     "neighbour_extremum",
     "node_mask",

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from atgnn.errors import KernelError
+from atgnn.graph.extremum import neighbour_extremum
 from atgnn.graph.kernels import cpu, plain
-from atgnn.graph.max_relative import neighbour_extremum
 from atgnn.graph.neighbours import Distance
 from atgnn.graph.position import NO_POSITION, Position
 from atgnn.graph.removal import without_removed

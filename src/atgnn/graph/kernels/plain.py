@@ -6,7 +6,7 @@ B batch, N query nodes, M candidates, K neighbours, C channels.
 import torch
 from torch import Tensor
 
-from atgnn.graph.max_relative import neighbour_extremum
+from atgnn.graph.extremum import neighbour_extremum
 from atgnn.graph.neighbours import nearest_neighbours
 from atgnn.graph.pooling import node_mask
 from atgnn.graph.position import Position

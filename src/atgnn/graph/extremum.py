@@ -1,4 +1,7 @@
-"""Max-relative aggregation: what a node takes from its neighbours.
+"""The largest, or smallest, value among each node's neighbours, channel by channel.
+
+What a node takes is relative to itself, ``max_j (x_j - x_i)`` or ``max_j (l_i - x_j)`` (eq. 2 and
+4): `atgnn.model.layers.Relation` takes the difference, after the extremum.
 
 B batch, N nodes, M candidates, K neighbours, C channels.
 """
@@ -10,31 +13,7 @@ from torch import Tensor
 
 from atgnn.graph.precision import clips_at_once, exporting
 
-__all__ = ["max_relative", "min_relative", "neighbour_extremum"]
-
-
-def max_relative(x: Tensor, y: Tensor, neighbours: Tensor) -> Tensor:
-    """``max_j (y_j - x_i)`` for each channel: the aggregation of patch blocks (paper, eq. 2).
-
-    Equal to ``max_j y_j - x_i`` in every bit, because rounding is monotonic.
-
-    Args:
-        x: ``(B, N, C)`` nodes.
-        y: ``(B, M, C)`` candidates.
-        neighbours: ``(B, N, K)`` indices into the candidates.
-
-    Returns:
-        ``(B, N, C)``. The gradient goes to `x` and to the neighbour that won each channel.
-    """
-    return neighbour_extremum(y, neighbours, "max") - x
-
-
-def min_relative(x: Tensor, y: Tensor, neighbours: Tensor) -> Tensor:
-    """``max_j (x_i - y_j)`` for each channel: the aggregation of label blocks (paper, eq. 4).
-
-    Note the sign, opposite to `max_relative`. Shapes as there.
-    """
-    return x - neighbour_extremum(y, neighbours, "min")
+__all__ = ["neighbour_extremum"]
 
 
 def neighbour_extremum(y: Tensor, neighbours: Tensor, reduce: Literal["max", "min"]) -> Tensor:
