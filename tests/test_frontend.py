@@ -299,6 +299,13 @@ def test_float32_whatever_surrounds_it(dtype):
     assert expected.dtype == torch.float32
 
 
+def test_stays_where_the_wave_is_whatever_the_default_device():
+    front_end, wave = FrontEnd(), noise(2, 8_000)
+    with torch.device("meta"):
+        found, _ = front_end(wave)
+    assert found.equal(front_end(wave)[0])
+
+
 def test_nothing_is_stored_and_the_input_is_left_alone():
     front_end, wave = FrontEnd(), noise(1, 2_000)
     before = wave.clone()

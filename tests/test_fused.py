@@ -201,3 +201,15 @@ def test_grouped_linear_under_autocast() -> None:
     out.float().sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
+
+
+def test_computes_where_the_rows_are_whatever_the_default_device(path: str) -> None:
+    norm, linear = layers(6, 4)
+    x, mask = inputs(20, 6, masked=True)
+    found = []
+    for around in (torch.device("cpu"), torch.device("meta")):
+        with around:
+            out = gelu_linear(x, copy.deepcopy(norm), linear, mask)
+            found.append([out, *torch.autograd.grad(out.sum(), [x, linear.weight])])
+    for here, there in zip(*found, strict=True):
+        assert here.equal(there)

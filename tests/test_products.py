@@ -65,3 +65,11 @@ def test_transposed_weights(library: str) -> None:
         pytest.skip("of oneDNN's operator")
     x, weight = torch.randn(6, 5), torch.randn(5, 4)
     torch.testing.assert_close(products.linear(x, weight.t()), x @ weight)
+
+
+@pytest.mark.parametrize("around", [torch.device("meta"), torch.autocast("cpu", torch.bfloat16)])
+def test_it_is_asked_for_whatever_surrounds_the_first_call(around: Any) -> None:
+    expected = products.available()
+    products.available.cache_clear()
+    with around:
+        assert products.available() == expected

@@ -136,7 +136,7 @@ class FrontEnd(nn.Module):
     ) -> Tensor:
         """Log-mel (B, T, F) of waves (B, S) on a CPU, in portions that stay in its cache."""
         frames = self.config.samples_to_frames(wave.shape[1])
-        features = torch.empty(len(wave), frames, self.config.n_mels, dtype=torch.float32)
+        features = wave.new_empty(len(wave), frames, self.config.n_mels, dtype=torch.float32)
         clips = max(1, _FRAMES_AT_ONCE // frames)
         for i in range(0, len(wave), clips):
             some = slice(i, i + clips)

@@ -29,19 +29,26 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "n
 
 @cache
 def available() -> bool:
-    """Whether the operator behind `linear` is here and does what is said of it."""
-    x, weight, bias = torch.linspace(-2, 2, 15).view(3, 5), torch.eye(4, 5), torch.arange(4.0) - 2
-    across = weight.t().contiguous().t()
-    try:
-        with torch.inference_mode():
+    """Whether the operator behind `linear` is here and does what is said of it.
+
+    Whatever autocast and default device are on around the first call.
+    """
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.inference_mode():
+        x, weight, bias = (
+            torch.linspace(-2, 2, 15).view(3, 5),
+            torch.eye(4, 5),
+            torch.arange(4.0) - 2,
+        )
+        across = weight.t().contiguous().t()
+        try:
             found = [
                 linear(x, w, bias, then) for then in ("none", "gelu") for w in (weight, across)
             ]
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    expected = functional.linear(x, weight, bias)
-    wanted = expected, expected, functional.gelu(expected), functional.gelu(expected)
-    return all(map(torch.allclose, found, wanted))
+        except (AttributeError, RuntimeError, TypeError):
+            return False
+        expected = functional.linear(x, weight, bias)
+        wanted = expected, expected, functional.gelu(expected), functional.gelu(expected)
+        return all(map(torch.allclose, found, wanted))
 
 
 def linear_in_training(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

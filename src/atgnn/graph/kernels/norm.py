@@ -46,7 +46,8 @@ def statistics(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, int]:
 
 def column_sums(x: Tensor) -> Tensor:
     """Over all rows, of float32 or bfloat16 ``(R, C)``: float32 ``(C,)``."""
-    return _sums(SUMS, x, None, shift=torch.zeros(x.shape[1]))[0].float()
+    shift = torch.zeros(x.shape[1], device=x.device)
+    return _sums(SUMS, x, None, shift=shift)[0].float()
 
 
 def apply(x: Tensor, mask: Tensor | None, scale: Tensor, offset: Tensor, gelu: bool) -> Tensor:
@@ -90,8 +91,8 @@ def gradient(
 def _sums(which: int, x: Tensor, mask: Tensor | None, **tensors: Any) -> Tensor:
     """Two sums over all rows: float64 (2, C)."""
     blocks = -(-x.shape[0] // _block(x.shape[1]))
-    sums = torch.empty(blocks, 2, x.shape[1])
-    totals = torch.zeros(2, x.shape[1], dtype=torch.float64)
+    sums = x.new_empty(blocks, 2, x.shape[1], dtype=torch.float32)
+    totals = x.new_zeros(2, x.shape[1], dtype=torch.float64)
     _run(which, x, mask, sums=sums, totals=totals, **tensors)
     return totals
 
