@@ -1,7 +1,9 @@
 """Scores of other tools become ours: in every form they come in, for the labels that are meant."""
 
+import io
 import json
 import pickle
+import re
 import sys
 
 import h5py
@@ -227,6 +229,12 @@ def test_what_is_no_list_of_labels(tmp_path, name, text, words):
     assert "\n" not in str(caught.value)
 
 
+def test_labels_in_a_damaged_checkpoint(tmp_path):
+    (tmp_path / "BEATs.pt").write_bytes(b"\x80\x02.")
+    with pytest.raises(LabelError, match=r"BEATs\.pt: cannot be read as tensors alone"):
+        read_labels(str(tmp_path / "BEATs.pt"))
+
+
 def test_a_list_that_is_not_there():
     with pytest.raises(LabelError, match="give audioset, fsd50k or a file"):
         read_labels("no-such-list")
@@ -316,6 +324,23 @@ def test_lists_of_names(tmp_path, ending):
             file["audio_name"] = [name.encode() for name in NAMES]
             file["target"] = np.zeros((3, 66), np.uint8)
     assert tuple(read_names(path)) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"data": ["a.wav"]}, "needs a 'wav'"),
+        ({"a.wav": None}, "rows must be 0, 1, 2"),
+        ({"a.wav": 1}, "rows must be 0, 1, 2"),
+        (3, "holds no names"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["json", "pkl"])
+def test_what_names_no_clips(tmp_path, ending, content, words):
+    path = tmp_path / f"names.{ending}"
+    path.write_bytes(pickle.dumps(content) if ending == "pkl" else json.dumps(content).encode())
+    with pytest.raises(ScoresError, match=words):
+        read_names(path)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
@@ -436,6 +461,30 @@ def test_damaged_files(tmp_path, ending, names):
     with pytest.raises(ScoresError) as caught:
         import_scores([path], names=names)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def zipped(damage):
+    """An .npz archive, damaged."""
+    file = io.BytesIO()
+    np.savez(file, scores=np.ones((3, 66)))
+    return damage(file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.npz", zipped(lambda data: data[:-40])),
+        ("flipped.npz", zipped(lambda data: data[:300] + b"flip" + data[304:])),
+        ("archive.npy", zipped(bytes)),
+        ("empty.pt", b"\x80\x02."),
+        ("wide.csv", b"x" * 200_000 + b",1\n"),
+    ],
+)
+def test_whatever_a_reader_raises_is_one_line(tmp_path, name, content, names):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ScoresError, match=re.escape(name)) as caught:
+        import_scores([tmp_path / name], names=names)
     assert "\n" not in str(caught.value)
 
 

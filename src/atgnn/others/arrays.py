@@ -15,9 +15,7 @@ N rows, L labels, K labels that are kept of a row.
 from __future__ import annotations
 
 import csv
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ __all__ = [
     "NAMES",
     "SUFFIXES",
     "Found",
+    "brief",
     "load_torch",
     "open_hdf5",
     "pandas_for",
@@ -93,9 +92,13 @@ def read_scores(path: Path, labels: int | None = None, array: str | None = None)
         raise
     except ScoresError as error:
         raise ScoresError(f"{path}: {error}") from None
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        detail = " ".join(str(error).split())[:120]
-        raise ScoresError(f"{path} cannot be read: {detail}") from None
+    except Exception as error:  # of other bytes, readers of zip, CSV, HDF5 raise almost anything
+        raise ScoresError(f"{path} cannot be read: {brief(error)}") from None
+
+
+def brief(error: Exception) -> str:
+    """What somebody else's reader says, in a part of a line."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 # ---------------------------------------------------------------- arrays
@@ -107,7 +110,8 @@ def _npy(path: Path, labels: int | None, array: str | None) -> Found:
 
 def _npz(path: Path, labels: int | None, array: str | None) -> Found:
     with np.load(path, allow_pickle=False) as file:
-        return _of_arrays({name: file[name] for name in file.files}, array)
+        parts = {name: file[name] for name in file.files}
+    return _of_arrays({n: one for n, one in parts.items() if isinstance(one, np.ndarray)}, array)
 
 
 def _torch(path: Path, labels: int | None, array: str | None) -> Found:
@@ -198,7 +202,9 @@ def _is_numeric(part: np.ndarray) -> bool:
     return part.dtype.kind in "fiu"
 
 
-def _matrix(values: np.ndarray) -> np.ndarray:
+def _matrix(values: Any) -> np.ndarray:
+    if not isinstance(values, np.ndarray):
+        raise ScoresError(f"expected one array, got {type(values).__name__}")
     if values.ndim != 2 or not _is_numeric(values) or 0 in values.shape:
         raise ScoresError(
             f"expected numbers of shape (clips, labels), got {values.dtype} of {values.shape}"
@@ -212,27 +218,23 @@ def texts(values: np.ndarray) -> list[str]:
 
 
 def load_torch(path: str | Path) -> Any:
-    """What `torch.save` wrote, if it is tensors, numbers, texts, lists and mappings alone."""
+    """What `torch.save` wrote, if it is tensors, numbers, texts, lists and mappings alone.
+
+    ScoresError, without the file's name, where it is not.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, ValueError, EOFError, KeyError) as error:
-        detail = (str(error).splitlines() or ["damaged"])[0][:100]
-        raise ScoresError(f"{path} cannot be read as tensors alone ({detail})") from None
+    except Exception as error:  # of other bytes the unpickler raises almost anything
+        raise ScoresError(f"cannot be read as tensors alone ({brief(error)})") from None
 
 
-@contextmanager
-def open_hdf5(path: Path) -> Iterator[Any]:
-    """An HDF5 file to read; ScoresError where it is none, MissingExtraError without h5py."""
+def open_hdf5(path: Path) -> Any:
+    """An HDF5 file to read, for a ``with`` block; MissingExtraError without h5py."""
     try:
         import h5py
     except ImportError:
         raise MissingExtraError.of("h5py", "hdf5", f"reading {path.name}") from None
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        detail = " ".join(str(error).split())[:120]
-        raise ScoresError(f"{path} cannot be read as HDF5 ({detail})") from None
+    return h5py.File(path, "r")
 
 
 # ---------------------------------------------------------------- tables

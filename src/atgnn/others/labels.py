@@ -20,7 +20,7 @@ from atgnn.checkpoint import Checkpoint
 from atgnn.errors import LabelError, counted, some_of
 from atgnn.labels import Label, Ontology, Vocabulary
 from atgnn.others.arrays import load_torch
-from atgnn.scoring import ScoreTable
+from atgnn.scoring import ScoresError, ScoreTable
 
 __all__ = ["LabelMap", "mapped", "named_labels", "read_labels", "target_labels"]
 
@@ -48,7 +48,11 @@ def read_labels(given: str) -> Vocabulary:
     if suffix == ".csv":
         return _distinct(Vocabulary.from_csv(path), given)
     if suffix in (".pt", ".pth"):
-        return named_labels(_in_order(load_torch(path), given), given)
+        try:
+            content = load_torch(path)
+        except ScoresError as error:
+            raise LabelError(f"{given}: {error}") from None
+        return named_labels(_in_order(content, given), given)
     try:
         text = path.read_text(encoding="utf-8-sig")
         entries = json.loads(text) if suffix == ".json" else text.splitlines()

@@ -19,7 +19,7 @@ from atgnn.data.audioset import segment_names
 from atgnn.data.clips import Clips
 from atgnn.data.hdf5 import ENDINGS
 from atgnn.errors import AtgnnError
-from atgnn.others.arrays import NAMES, open_hdf5, pandas_for, texts
+from atgnn.others.arrays import NAMES, brief, open_hdf5, pandas_for, texts
 from atgnn.scoring import ScoresError
 
 __all__ = ["clips_named", "read_names"]
@@ -54,9 +54,8 @@ def read_names(path: Path) -> list[str]:
         return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except AtgnnError:
         raise
-    except (OSError, ValueError, EOFError, pickle.UnpicklingError, IndexError, KeyError) as error:
-        detail = " ".join(str(error).split())[:120]
-        raise ScoresError(f"the names in {path} cannot be read: {detail}") from None
+    except Exception as error:  # of other bytes, readers raise almost anything
+        raise ScoresError(f"the names in {path} cannot be read: {brief(error)}") from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -101,9 +100,15 @@ def _of_arrays(found: Mapping[str, Any], path: Path) -> list[str]:
 
 def _of_content(content: Any, path: Path) -> list[str]:
     if isinstance(content, Mapping) and isinstance(content.get("data"), list):
-        return [str(entry["wav"]) for entry in content["data"]]
+        entries = content["data"]
+        if not all(isinstance(entry, Mapping) and "wav" in entry for entry in entries):
+            raise ScoresError(f"{path}: every entry of a manifest's 'data' needs a 'wav'")
+        return [str(entry["wav"]) for entry in entries]
     if isinstance(content, Mapping):
-        by_row = {int(row): str(name) for name, row in content.items()}
+        try:
+            by_row = {int(row): str(name) for name, row in content.items()}
+        except (TypeError, ValueError):
+            by_row = {}
         if sorted(by_row) != list(range(len(content))):
             raise ScoresError(f"{path}: rows must be 0, 1, 2, ..., each once")
         return [by_row[row] for row in range(len(by_row))]
