@@ -11,7 +11,7 @@ from helpers import RATE, sound, tiny_checkpoint, write
 from typer.testing import CliRunner
 
 from atgnn import hear_api as hear
-from atgnn.baselines import LITE_PRESETS, EfficientNetLite
+from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite
 from atgnn.cli import app
 from atgnn.embeddings import Embedder
 from atgnn.encoder import Encoder, embed
@@ -77,8 +77,9 @@ def test_moments_of_unequal_clips_do_not_depend_on_their_batch(embedder):
         (alone,) = embedder.moments([clip], every=0.1, batch_size=1)
         np.testing.assert_allclose(one.values, alone.values, atol=2e-4)
         assert one.starts[-1] + one.seconds[-1] == pytest.approx(len(clip[0]) / RATE)
-    with pytest.raises(ConfigError, match="whole number"):
-        list(embedder.moments(clips, every=0.3))
+    for every in (0.3, 1e-9, float("nan")):
+        with pytest.raises(ConfigError, match="whole number"):
+            list(embedder.moments(clips, every=every))
 
 
 def test_an_encoder_without_labels_embeds_and_a_baseline_does_not(embedder):
@@ -133,7 +134,7 @@ def test_the_command_writes_a_row_a_recording_window_or_moment(model, tmp_path):
         (["none.wav", "--out", "x.parquet"], 2, "no recording could be embedded"),
         (["a.wav", "--out", "x.csv"], 2, "name it FILE.parquet"),
         (["a.wav", "--out", "x.parquet", "--hop", "1"], 2, "--hop does nothing without --window"),
-        (["a.wav", "--out", "x.parquet", "--every", "0"], 2, "give a step above 0"),
+        (["a.wav", "--out", "x.parquet", "--every", "0"], 2, "give a step of 0.001 s or more"),
         (["a.wav", "--out", "x.parquet", "--window", "-1"], 2, "give a length above 0"),
     ],
 )
@@ -183,6 +184,16 @@ def test_hear_gives_what_the_command_gives(embedder, model):
     np.testing.assert_allclose(times[0].numpy(), 1000 * found.starts, atol=1e-2)
     with pytest.raises(AudioError, match=r"shape \(sounds, samples\)"):
         hear.get_scene_embeddings(audio[0], loaded)
+
+
+def test_time_stamps_go_on_evenly_whatever_the_window(embedder):
+    """1.03 s is no whole number of moments: windows then begin between two of them."""
+    loaded = hear.HearModel(Embedder(tiny_checkpoint(window_seconds=1.03), "cpu"))
+    audio = torch.tensor(sound(3.0))[None]
+    moments, times = hear.get_timestamp_embeddings(audio, loaded)
+    assert moments.shape[1] == times.shape[1] == 60
+    second, _ = hear.get_timestamp_embeddings(audio[:, RATE : 2 * RATE], loaded)
+    torch.testing.assert_close(moments[:, 20:40], second, rtol=0, atol=1e-5)
 
 
 def test_hears_own_validator(model, monkeypatch):

@@ -42,6 +42,11 @@ def test_foreign_folders_are_left_alone(encoder, tmp_path):
     with pytest.raises(CheckpointError, match="nothing was written"):
         encoder.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    with pytest.raises(CheckpointError, match="nothing was written"):
+        encoder.save_pretrained(tmp_path / "mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"
     with pytest.raises(CheckpointError, match="holds no pre-trained encoder"):
         Encoder.from_pretrained(tmp_path)
     tagger = tiny_checkpoint().save_pretrained(tmp_path / "tagger")

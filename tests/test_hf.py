@@ -90,6 +90,8 @@ def test_bad_sound_is_one_clear_line(saved):
         extractor(sound(1), sampling_rate=8000)
     with pytest.raises(AudioError, match=r"expected mono samples"):
         extractor(np.zeros((2, 100), np.float32))
+    with pytest.raises(AudioError, match=r"expected mono samples"):
+        extractor([])
 
 
 def test_without_the_library_the_extra_is_named():

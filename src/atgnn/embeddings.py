@@ -39,6 +39,7 @@ from atgnn.tags import Failure
 __all__ = ["Embedder", "Vectors", "write_vectors"]
 
 MOMENT = 0.05  # s from one moment to the next
+SHORTEST = 0.001  # s: nodes are far apart beside this
 ROWS = 8192  # written at a time
 KEY = b"atgnn_embeddings"  # of the Parquet file's own description
 
@@ -190,11 +191,12 @@ class Embedder:
 
         ConfigError where a window is not a whole number of such steps.
         """
-        count = self.window_seconds / every if every > 0 else 0.5
+        count = self.window_seconds / every if every >= SHORTEST else 0.5
         if count < 1 or abs(count - round(count)) > 1e-6:
             raise ConfigError(
-                f"an embedding every {every:g} s: give a step above 0 of which the model's window "
-                f"of {self.window_seconds:g} s is a whole number, such as {MOMENT:g}"
+                f"an embedding every {every:g} s: give a step of {SHORTEST:g} s or more of which "
+                f"the model's window of {self.window_seconds:g} s is a whole number, such as "
+                f"{MOMENT:g}"
             )
         steps = round(count)
         times = np.arange(steps) * every

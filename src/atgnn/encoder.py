@@ -198,4 +198,6 @@ def embed(encoder: PatchEncoder, mel: Tensor, lengths: Tensor | None = None) -> 
 
 
 def _ours(folder: Path) -> bool:
-    return all(path.name in _FILES for path in folder.iterdir())
+    """Whether a folder is empty, or holds an encoder and nothing else."""
+    names = {path.name for path in folder.iterdir()}
+    return not names or (names <= set(_FILES) and is_encoder(folder))

@@ -11,6 +11,8 @@ N sounds, S samples, M moments.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,9 @@ class HearModel(nn.Module):
         self.scene_embedding_size: int = embedder.size
         self.timestamp_embedding_size: int = embedder.moment_size
         self.window = round(embedder.window_seconds * embedder.rate)
+        step = MOMENT * embedder.rate
+        #: Of whole moments, so that time stamps go on evenly from window to window.
+        self.window_of_moments = round(max(1, int(self.window / step + 1e-6)) * step)
         self.requires_grad_(False).eval()
 
     def scene(self, audio: Tensor) -> Tensor:
@@ -57,8 +62,8 @@ class HearModel(nn.Module):
     def moments(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """``(N, S)`` to ``(N, M, timestamp_embedding_size)``, and times in ms ``(N, M)``."""
         parts = []
-        for window in audio.split(self.window, dim=1):
-            steps = max(1, -(-window.shape[1] // round(MOMENT * self.sample_rate)))
+        for window in audio.split(self.window_of_moments, dim=1):
+            steps = math.ceil(round(window.shape[1] / self.sample_rate / MOMENT, 6))
             times = np.arange(steps) * MOMENT
             found = [
                 self._embedder.at_moments(self.front_end(part)[0], None, times)

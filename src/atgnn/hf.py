@@ -102,7 +102,7 @@ class ATGNNFeatureExtractor(SequenceFeatureExtractor):
                 f"samples at {sampling_rate} Hz, this model takes {self.sampling_rate} Hz: "
                 "resample them"
             )
-        many = isinstance(raw_speech, Sequence) and np.ndim(raw_speech[0]) > 0
+        many = isinstance(raw_speech, Sequence) and raw_speech and np.ndim(raw_speech[0]) > 0
         waves = [np.asarray(one, np.float32) for one in (raw_speech if many else [raw_speech])]
         for wave in waves:
             if wave.ndim != 1 or not len(wave):
