@@ -311,6 +311,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path, name, content, message):
         (None, "has no config.json"),
         ("{", "is not readable JSON"),
         ('{"model_type": "wav2vec2"}', "describes 'wav2vec2', expected model_type 'audio-spec"),
+        ('{"model_type": "audio-spectrogram-transformer", "id2label": 5}', "id2label is damaged"),
     ],
 )
 def test_a_folder_of_something_else(tmp_path, content, message):

@@ -146,6 +146,7 @@ def test_size_and_work_are_the_published_ones():
         ),
         (lambda s: s.update(conv_block7=torch.zeros(1)), "conv_block7 is unknown"),
         (lambda s: s.update({"bn0.bias": torch.zeros(128)}), r"bn0.bias gives \(128,\)"),
+        (lambda s: s.update({"fc_audioset.bias": torch.tensor(0.0)}), r"bias gives \(\)"),
     ],
 )
 def test_a_file_that_does_not_fit_changes_nothing(change, words):

@@ -11,8 +11,12 @@ import yaml
 from helpers import LABELS, sound, write
 from typer.testing import CliRunner
 
-from atgnn.baselines import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
-from atgnn.baselines.efficientnet import SpatialNorm
+from atgnn.baselines.efficientnet import (
+    LITE_PRESETS,
+    EfficientNetLite,
+    EfficientNetLiteConfig,
+    SpatialNorm,
+)
 from atgnn.baselines.imagenet import imagenet_file, load_imagenet
 from atgnn.checkpoint import Checkpoint
 from atgnn.cli import app

@@ -143,3 +143,5 @@ def test_weights_of_another_model_are_refused():
         NewLabels.of(model.config, {k: v for k, v in weights.items() if k != "readout"})
     with pytest.raises(ValueError, match=r"other is .*expected no such thing"):
         NewLabels.of(model.config, {**weights, "other": torch.zeros(2)})
+    with pytest.raises(ValueError, match=r"bias is \(\), expected \(1,\)"):
+        NewLabels.of(model.config, {**weights, "bias": torch.tensor(0.0)})

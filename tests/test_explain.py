@@ -14,7 +14,7 @@ import torch
 from helpers import LABELS, RATE, sound, tiny_checkpoint, write
 from typer.testing import CliRunner
 
-from atgnn.baselines import EfficientNetLite, EfficientNetLiteConfig
+from atgnn.baselines.efficientnet import EfficientNetLite, EfficientNetLiteConfig
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.cli import app
 from atgnn.errors import AtgnnError, AudioError, ConfigError, LabelError

@@ -430,7 +430,7 @@ def test_exclusive_models_take_no_packs(pack, cache):
 
 
 def test_baselines_have_no_label_nodes(cache):
-    from atgnn.baselines import EfficientNetLite, EfficientNetLiteConfig
+    from atgnn.baselines.efficientnet import EfficientNetLite, EfficientNetLiteConfig
 
     network = EfficientNetLite(EfficientNetLiteConfig(num_labels=5, n_mels=32)).eval()
     with pytest.raises(ConfigError, match="no label nodes"):

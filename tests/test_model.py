@@ -16,6 +16,7 @@ from atgnn.errors import ConfigError
 from atgnn.graph import NO_POSITION, nearest_neighbours, pool_nodes, use_backend
 from atgnn.model import ATGNN, PRESETS, ModelConfig, fused, layers, preset, preset_names
 from atgnn.model.cost import measure_cost
+from atgnn.model.inference import for_inference
 from atgnn.model.label import LabelGraph, PatchLabelGraph
 from atgnn.model.layers import BatchNorm, ConvNorm, DropPath, GraphUpdate, Patches
 from atgnn.model.patch import AbsolutePosition, Grapher
@@ -675,9 +676,26 @@ def test_wrong_image_input() -> None:
         ATGNN(tiny(in_channels=3))(torch.zeros(1, 20, 32))
 
 
-def test_wrong_lengths() -> None:
-    with pytest.raises(ValueError, match="expected 2 lengths"):
-        ATGNN(tiny())(torch.zeros(2, 20, 32), torch.tensor([20]))
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ([20], "expected 2 lengths"),
+        ([20.0, 20.0], "whole numbers, got torch.float32"),
+        ([20, 3200], "lengths from 1 to 20, .* got 20 to 3200: are they samples"),
+        ([0, 20], "got 0 to 20"),
+    ],
+)
+def test_wrong_lengths(lengths: list[float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ATGNN(tiny())(torch.zeros(2, 20, 32), torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("position", ["grid", "legacy"])
+def test_no_clips_have_no_scores(position: str) -> None:
+    model, lengths = ATGNN(tiny(position=position)).eval(), torch.zeros(0, dtype=torch.long)
+    for network in (model, for_inference(model)):
+        assert network(torch.zeros(0, 20, 32)).shape == (0, 5)
+        assert network(torch.zeros(0, 20, 32), lengths).shape == (0, 5)
 
 
 @pytest.mark.parametrize(

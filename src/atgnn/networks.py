@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, Union, 
 import torch
 from pydantic import Discriminator, Tag
 
-from atgnn.baselines import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
 from atgnn.baselines.ast import AST, AST_PRESETS, ASTConfig
 from atgnn.baselines.ast_weights import is_published_ast, load_ast, told_by_ast
 from atgnn.baselines.audio_transformer import (
@@ -22,6 +21,7 @@ from atgnn.baselines.audio_transformer import (
 from atgnn.baselines.base import Baseline, BaselineConfig
 from atgnn.baselines.cnn14 import CNN14, CNN14_PRESETS, CNN14Config
 from atgnn.baselines.cnn14_weights import cnn14_front_end, load_cnn14
+from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
 from atgnn.baselines.fsd50k_vgg import FSD50K_VGG_PRESETS, FSD50KVGG, FSD50KVGGConfig
 from atgnn.baselines.imagenet import load_imagenet
 from atgnn.baselines.psla import PSLA, PSLA_PRESETS, PSLAConfig, load_psla

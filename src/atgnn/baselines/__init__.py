@@ -1,5 +1,14 @@
-"""Other networks behind ATGNN's interface: to compare with, and to learn from."""
+"""Other networks behind ATGNN's interface: to compare with, and to learn from.
 
-from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
+    base               -> what all share
+    cnn14              -> PANNs' CNN14
+    psla, efficientnet -> PSLA, and the EfficientNet-Lite that its backbone is one of
+    ast                -> the Audio Spectrogram Transformer, on the package `transformers`
+    audio_transformer  -> Audio Transformers, on raw waveforms
+    wav2clip           -> Wav2CLIP
+    fsd50k_vgg         -> the VGG-like network of the FSD50K paper
+    small_cnn          -> a plain small network of ours
+    published          -> published weights in, with ..._weights and `imagenet`
 
-__all__ = ["LITE_PRESETS", "EfficientNetLite", "EfficientNetLiteConfig"]
+`atgnn.networks` is the table of them all.
+"""

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,11 +12,9 @@ from torch import Tensor
 from atgnn.baselines.ast import AST, AST_PRESETS, GATHERING, ASTConfig, hub_name, resize_positions
 from atgnn.baselines.published import Piece, Told, fill, hub_activation
 from atgnn.errors import CheckpointError
-from atgnn.model.weights import WeightsReport, read_state
+from atgnn.model.weights import Source, WeightsReport, read_state, source_name
 
 __all__ = ["ast_layout", "is_published_ast", "load_ast", "told_by_ast"]
-
-Source = str | os.PathLike[str] | Mapping[str, Any]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TYPE = "audio-spectrogram-transformer"
@@ -72,7 +69,7 @@ def load_ast(model: AST, source: Source) -> WeightsReport:
             is unchanged then.
     """
     state = _state(source)
-    name = "a state dict" if isinstance(source, Mapping) else Path(source).name
+    name = source_name(source)
     if "cls_token" in state:
         pieces = _from_pictures(model.config, state)
     else:
@@ -193,12 +190,17 @@ def _described(folder: Path) -> dict[str, Any]:
     found = {ours: content.get(theirs, getattr(preset, ours)) for theirs, ours in _SETTINGS.items()}
     strides = zip(("frequency_stride", "time_stride"), preset.strides, strict=True)
     found["strides"] = tuple(content.get(name, default) for name, default in strides)
-    if "intermediate_size" in content:
-        found["ffn_ratio"] = content["intermediate_size"] // found["width"]
+    try:
+        if "intermediate_size" in content:
+            found["ffn_ratio"] = content["intermediate_size"] // found["width"]
+        if "id2label" in content:
+            found["num_labels"] = len(content["id2label"])
+    except (TypeError, ZeroDivisionError):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: intermediate_size, hidden_size or id2label is damaged"
+        ) from None
     # transformers has one epsilon for all its norms, and this one where the file names none
     found["norm_eps"] = found["head_norm_eps"] = content.get("layer_norm_eps", 1e-12)
-    if "id2label" in content:
-        found["num_labels"] = len(content["id2label"])
     return found
 
 

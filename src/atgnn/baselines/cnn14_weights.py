@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from atgnn.baselines.cnn14 import CNN14
 from atgnn.baselines.published import Piece, fill
 from atgnn.frontend import FRONT_ENDS
 from atgnn.frontend.filters import mel_filters
-from atgnn.model.weights import Source, WeightsReport, read_state
+from atgnn.model.weights import Source, WeightsReport, read_state, source_name
 
 __all__ = ["cnn14_front_end", "load_cnn14"]
 
@@ -39,9 +38,7 @@ def load_cnn14(model: CNN14, source: Source) -> WeightsReport:
         CheckpointError: the file cannot be read, or a key is unknown, missing or misshapen. The
             network is unchanged then.
     """
-    state = read_state(source)
-    name = "a state dict" if isinstance(source, Mapping) else Path(source).name
-    return fill(model, _pieces(state), name)
+    return fill(model, _pieces(read_state(source)), source_name(source))
 
 
 def _pieces(state: Mapping[str, Tensor]) -> Iterator[Piece]:

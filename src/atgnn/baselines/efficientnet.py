@@ -202,8 +202,7 @@ class EfficientNet(Baseline):
         Divisions are rounded up. What lies beyond a clip's `lengths` ``(B,)`` has no influence.
         """
         check_input(self.config, mel, lengths)
-        image = mel if mel.ndim == 4 else mel[..., None]
-        patches: Patches = self.stem(Patches(image.transpose(1, 2), lengths))
+        patches: Patches = self.stem(Patches.of(mel, lengths))
         patches = patches.with_features(self.activation(patches.x))
         for block in self.blocks:
             patches = block(patches)

@@ -15,10 +15,8 @@ of the first two grids is heard here and dropped there.
 B batch, F frequency, T time, C channels, S labels.
 """
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -30,7 +28,7 @@ from atgnn.baselines.efficientnet_weights import as_linear, picture_pieces, trun
 from atgnn.baselines.published import Piece, fill
 from atgnn.graph.precision import at_least_float32
 from atgnn.model.layers import BatchNorm
-from atgnn.model.weights import WeightsReport, read_state
+from atgnn.model.weights import Source, WeightsReport, read_state, source_name
 
 __all__ = ["PSLA", "PSLA_PRESETS", "AttentionPooling", "PSLAConfig", "load_psla"]
 
@@ -123,7 +121,7 @@ class PSLA(EfficientNet):
 # ---------------------------------------------------------------------------- published weights
 
 
-def load_psla(model: PSLA, source: str | os.PathLike[str] | Mapping[str, Any]) -> WeightsReport:
+def load_psla(model: PSLA, source: Source) -> WeightsReport:
     """Copy the published weights (``as_mdl_0.pth``, ``fsd_mdl_wa.pth``) into a model, in place.
 
     What counts labels is left new where the file counts others. Weights of an EfficientNet-B2 for
@@ -139,7 +137,7 @@ def load_psla(model: PSLA, source: str | os.PathLike[str] | Mapping[str, Any]) -
             is unchanged then.
     """
     state = read_state(source)
-    name = "a state dict" if isinstance(source, Mapping) else Path(source).name
+    name = source_name(source)
     if "_conv_stem.weight" in state:
         return fill(model, picture_pieces(model, state), name, ("attention.shares",))
     trunk = {key: value for key, value in state.items() if key.startswith("effnet.")}

@@ -82,7 +82,7 @@ def fill(
         if came == wanted:
             new[piece.target] = piece.value
             fates[piece.fate].append(Fate(piece.key, piece.note))
-        elif piece.target in model.by_label and came[1:] == wanted[1:]:
+        elif piece.target in model.by_label and came[:1] and came[1:] == wanted[1:]:
             fates["dropped"].append(Fate(piece.key, f"for {came[0]} classes"))
         else:
             raise CheckpointError(

@@ -64,8 +64,7 @@ class SmallCNN(Baseline):
     def features(self, mel: Tensor, lengths: Tensor | None = None) -> Patches:
         """What the classifier hears the mean and spread of: ``(B, ~F / 16, ~T / 16, C)``."""
         check_input(self.config, mel, lengths)
-        image = mel if mel.ndim == 4 else mel[..., None]
-        patches = Patches(image.transpose(1, 2), lengths)
+        patches = Patches.of(mel, lengths)
         for conv in self.convs:
             patches = conv(patches, gelu=True)
         return patches

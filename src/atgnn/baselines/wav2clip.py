@@ -19,8 +19,7 @@ test compares them): the published names then fit as they are, and no optional p
 B batch, F frequency, T time, C channels, E embedding, S labels.
 """
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
@@ -32,7 +31,8 @@ from atgnn.baselines.base import Baseline, BaselineConfig, ImageNorm
 from atgnn.baselines.published import Piece, fill
 from atgnn.errors import CheckpointError, some_of
 from atgnn.graph import mean_nodes, node_mask
-from atgnn.model.weights import Source, WeightsReport, read_state
+from atgnn.model.layers import Patches
+from atgnn.model.weights import Source, WeightsReport, read_state, source_name
 
 __all__ = ["WAV2CLIP_PRESETS", "Wav2CLIP", "Wav2CLIPConfig", "load_wav2clip"]
 
@@ -150,8 +150,7 @@ class Wav2CLIP(Baseline):
 
     def embed(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embeddings in CLIP's space: ``(B, E)``; past a clip's end the picture is 0, its mean."""
-        image = mel if mel.ndim == 4 else mel[..., None]
-        image = _standardised(image.transpose(1, 2), lengths)
+        image = _standardised(Patches.of(mel).x, lengths)
         out: Tensor = self.transform(self.encoder(image.permute(0, 3, 1, 2)))
         return out
 
@@ -220,7 +219,7 @@ def load_wav2clip(model: Wav2CLIP, source: Source) -> WeightsReport:
             is unchanged then.
     """
     state = read_state(source)
-    name = "a state dict" if isinstance(source, Mapping) else Path(source).name
+    name = source_name(source)
     if "audio_encoder.conv1.weight" not in state:
         raise CheckpointError(
             f"{name}: not Wav2CLIP's weights: expected a key audio_encoder.conv1.weight, got "

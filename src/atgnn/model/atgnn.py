@@ -77,13 +77,12 @@ class ATGNN(nn.Module):
         What labels drew from patches is appended to `seen`.
         """
         patch_logits: Tensor = self.patch_head(stages[-1][-1])
-        asked = {} if seen is None else {"seen": seen}
-        label_logits = self.label_branch(stages, **asked)
+        label_logits = self.label_branch(stages, seen)
         return patch_logits + label_logits
 
 
 class PatchHead(nn.Module):
-    """Mean over all patches, then two linear maps to one logit per label (eq. 7)."""
+    """``W_b gelu(W_a x)`` with x the mean over all patches: one logit per label (eq. 7)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ class NewLabels(nn.Module):
     @classmethod
     def of(cls, config: ModelConfig, weights: dict[str, Tensor]) -> "NewLabels":
         """From tensors by name, float32; `ValueError` where one is missing or of another shape."""
-        count = len(weights["bias"]) if "bias" in weights else 0
+        count = weights["bias"].numel() if "bias" in weights else 0
         expected = shapes(config, count)
         for name in sorted(set(expected) | set(weights)):
             came = tuple(weights[name].shape) if name in weights else "missing"

@@ -204,7 +204,8 @@ class _Update(nn.Module):
     def mix(self, x_i: Tensor, extremum: Tensor) -> Tensor:
         """``(B, N, C)`` twice to ``(B, N, outputs)``."""
         x, m = (t.to(self.dtype).flatten(0, 1) for t in (x_i, extremum))
-        return kernel.mix(x, m, self.packed, gelu=True).view(*x_i.shape[:2], -1)
+        out = kernel.mix(x, m, self.packed, gelu=True)
+        return out.view(*x_i.shape[:2], self.packed.outputs)
 
     def forward(self, x_i: Tensor, extremum: Tensor, mask: Tensor | None = None) -> Tensor:
         """The same."""

@@ -26,6 +26,7 @@ from atgnn.model.layers import (
     GraphUpdate,
     LinearNorm,
     Patches,
+    Unchanged,
 )
 
 __all__ = [
@@ -122,7 +123,7 @@ class PatchLabelGraph(nn.Module):
     """PLG: each label looks at the patches nearest to it (eq. 4 and 5).
 
     ``m_i = max_j (l_i - x_j)`` over the k nearest patches, then
-    ``l + W_update [l, m]`` and a feed-forward network.
+    ``l_i + gelu(W_l-update [l_i, m_i])`` and a feed-forward network.
     """
 
     def __init__(self, config: ModelConfig, width: int) -> None:
@@ -224,15 +225,8 @@ class LabelLevel(nn.Module):
         return labels
 
 
-class _Same(nn.Module):
-    """Widths agree already."""
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return x
-
-
 def _project(inputs: int, outputs: int, kind: type[LinearNorm]) -> nn.Module:
-    return _Same() if inputs == outputs else kind(inputs, outputs)
+    return Unchanged() if inputs == outputs else kind(inputs, outputs)
 
 
 class LabelBranch(nn.Module):

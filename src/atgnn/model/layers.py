@@ -41,6 +41,12 @@ class Patches(NamedTuple):
     lengths: Tensor | None  # (B,) valid columns of each clip; None when all are valid
     kept: Tensor | None = None  # (B, F, T), False where a node was removed; None when none was
 
+    @classmethod
+    def of(cls, mel: Tensor, lengths: Tensor | None = None) -> "Patches":
+        """Every cell of spectrograms ``(B, T, n_mels[, in_channels])`` as a node."""
+        image = mel if mel.ndim == 4 else mel[..., None]
+        return cls(image.transpose(1, 2), lengths)
+
     @property
     def mask(self) -> Tensor | None:
         """``(B, F, T)``, True where there is a node; None when they are all there."""
@@ -83,7 +89,10 @@ def spread_of(patches: Patches) -> Tensor:
 
 
 def check_input(config: LayoutConfig, mel: Tensor, lengths: Tensor | None) -> None:
-    """ValueError unless `mel` is ``(B, T, n_mels[, in_channels])`` and `lengths` ``(B,)``."""
+    """ValueError unless `mel` is ``(B, T, n_mels[, in_channels])`` and `lengths` ``(B,)`` frames.
+
+    Their values are looked at on a processor alone: elsewhere that would wait for the device.
+    """
     bins, inputs = config.n_mels, config.in_channels
     rest = (bins,) if inputs == 1 else (bins, inputs)
     if tuple(mel.shape[2:]) != rest or mel.shape[1] == 0:
@@ -92,8 +101,20 @@ def check_input(config: LayoutConfig, mel: Tensor, lengths: Tensor | None) -> No
             f"expected a batch of log-mel spectrograms (B, frames, {wanted}), "
             f"got {tuple(mel.shape)}"
         )
-    if lengths is not None and lengths.shape != mel.shape[:1]:
-        raise ValueError(f"expected {mel.shape[0]} lengths, got {tuple(lengths.shape)}")
+    if lengths is None:
+        return
+    if lengths.shape != mel.shape[:1] or lengths.is_floating_point():
+        raise ValueError(
+            f"expected {mel.shape[0]} lengths, whole numbers, got {lengths.dtype} of shape "
+            f"{tuple(lengths.shape)}"
+        )
+    if lengths.device.type == "cpu" and len(lengths) and not torch.compiler.is_compiling():
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest < 1 or longest > mel.shape[1]:
+            raise ValueError(
+                f"expected lengths from 1 to {mel.shape[1]}, the frames of the batch, got "
+                f"{shortest} to {longest}: are they samples?"
+            )
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -113,7 +134,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class Unchanged(nn.Module):
-    """In a norm's place once it is folded into the linear map before it."""
+    """In the place of a norm that is folded away, or of a map where widths agree already."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None, gelu: bool = False) -> Tensor:
         """``(..., C)`` to the same, through a GELU where asked."""
@@ -220,7 +241,7 @@ class GraphUpdate(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a GELU between, around a residual, for every node by itself.
+    """``x + W_2 gelu(W_1 x)`` for every node by itself, each map with its batch normalisation.
 
     `lean`: in training, the hidden layer is computed again and not kept (`model/segments.py`).
     """

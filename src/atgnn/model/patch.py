@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atgnn.graph import (
     NO_POSITION,
     Position,
+    ceil_div,
     extremum_over,
     grid_position,
     knn_extremum,
@@ -150,18 +151,21 @@ class LegacyPosition(nn.Module):
         rows, columns = patches.x.shape[1:3]
         if patches.lengths is None:
             return Position(table=self._at(rows, columns))
-        cells = pool_nodes(patches.x[:1, ..., :1], self.ratio)[0].shape
-        bias = self.table.new_zeros(len(patches.lengths), rows, columns, *cells[1:3])
+        high, wide = self._cells(rows, columns)
+        bias = self.table.new_zeros(len(patches.lengths), rows, columns, high, wide)
         for length in patches.lengths.unique().tolist():
             own = self._at(rows, length)  # by the clip's own length, not the padded one
-            wide = -(-length // self.ratio)
-            own = own.view(rows, length, cells[1], wide)
+            _, wide = self._cells(rows, length)
+            own = own.view(rows, length, high, wide)
             bias[patches.lengths == length, :, :length, :, :wide] = own
         return Position(table=bias.flatten(3, 4).flatten(1, 2))
 
     def _at(self, rows: int, columns: int) -> Tensor:
-        cells = -(-rows // self.ratio) * -(-columns // self.ratio)
-        return resize_table(self.table, rows * columns, cells)
+        high, wide = self._cells(rows, columns)
+        return resize_table(self.table, rows * columns, high * wide)
+
+    def _cells(self, rows: int, columns: int) -> tuple[int, int]:
+        return ceil_div(rows, self.ratio), ceil_div(columns, self.ratio)
 
 
 class NoPosition(nn.Module):
@@ -215,7 +219,7 @@ class Grapher(nn.Module):
         cells, valid = pool_nodes(x, self.ratio, valid)  # (B, F', T', C)
         x_i, y_j = x.flatten(1, 2), cells.flatten(1, 2)  # (B, N, C), (B, M, C)
 
-        if run_again():
+        if run_again():  # only in a lean segment, whose graph was noted below
             return extremum_over(y_j, recalled())
         max_j, neighbours = knn_extremum(
             x_i,
@@ -308,8 +312,7 @@ class PatchEncoder(nn.Module):
 
     def nodes(self, mel: Tensor, lengths: Tensor | None = None) -> Patches:
         """``(B, T, n_mels[, in_channels])`` to the patch nodes that the first block gets."""
-        image = mel.reshape(*mel.shape[:3], -1).transpose(1, 2)  # (B, F, T, in_channels)
-        out: Patches = self.position(self.stem(Patches(image, lengths)))
+        out: Patches = self.position(self.stem(Patches.of(mel, lengths)))
         return out
 
     def through(self, patches: Patches) -> list[list[Patches]]:

@@ -35,6 +35,7 @@ __all__ = [
     "load_published",
     "published_config",
     "read_state",
+    "source_name",
 ]
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -133,8 +134,7 @@ def load_published(source: Source, model: ATGNN) -> WeightsReport:
     with torch.no_grad():
         for name, tensor in new.items():
             ours[name].copy_(tensor)
-    name = "a state dict" if isinstance(source, Mapping) else Path(source).name
-    return WeightsReport(name, **{key: tuple(value) for key, value in fates.items()})
+    return WeightsReport(source_name(source), **{key: tuple(value) for key, value in fates.items()})
 
 
 def published_config(source: Source, **changes: Any) -> ModelConfig:
@@ -194,6 +194,11 @@ def read_state(source: Source) -> dict[str, Tensor]:
             raise CheckpointError(f"{key}: the file has {name} twice, with and without a prefix")
         state[name] = value
     return state
+
+
+def source_name(source: Source) -> str:
+    """What a report or an error calls a source."""
+    return "a state dict" if isinstance(source, Mapping) else Path(source).name
 
 
 def _without_prefix(key: str) -> str:
