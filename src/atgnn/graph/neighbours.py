@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from atgnn.graph.precision import at_least_float32, clips_at_once, exporting, without_autocast
 
-__all__ = ["Distance", "nearest_neighbours", "shrink"]
+__all__ = ["Distance", "check_nodes", "nearest_neighbours", "shrink"]
 
 Distance = Literal["cosine", "euclidean"]
 
@@ -57,13 +57,7 @@ def nearest_neighbours(
 
     Gradient does not flow through the choice of neighbours.
     """
-    if query.shape[0] != candidates.shape[0] or query.shape[2] != candidates.shape[2]:
-        raise ValueError(
-            f"query {tuple(query.shape)} and candidates {tuple(candidates.shape)} must agree "
-            "in batch and channels"
-        )
-    if candidates.shape[1] == 0:
-        raise ValueError("a graph needs at least one candidate node, got none")
+    check_nodes(query, candidates)
     scores = _scores(query, candidates, bias, distance)
     if candidate_mask is None:
         k, dilation = shrink(k, dilation, candidates.shape[1])
@@ -71,6 +65,22 @@ def nearest_neighbours(
         return ranked[..., ::dilation]
     scores = scores.masked_fill(~candidate_mask[:, None, :], torch.inf)
     return _ranks_by_clip(scores, candidate_mask.sum(1), k, dilation)
+
+
+def check_nodes(query: Tensor, candidates: Tensor) -> None:
+    """ValueError unless there can be a graph from ``(B, N, C)`` to ``(B, M, C)``."""
+    if query.ndim != 3 or candidates.ndim != 3:
+        raise ValueError(
+            f"expected nodes (B, N, C) and (B, M, C), got {tuple(query.shape)} and "
+            f"{tuple(candidates.shape)}"
+        )
+    if query.shape[0] != candidates.shape[0] or query.shape[2] != candidates.shape[2]:
+        raise ValueError(
+            f"query {tuple(query.shape)} and candidates {tuple(candidates.shape)} must agree "
+            "in batch and channels"
+        )
+    if candidates.shape[1] == 0:
+        raise ValueError("a graph needs at least one candidate node, got none")
 
 
 def _scores(query: Tensor, candidates: Tensor, bias: Tensor | None, distance: Distance) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 from atgnn.errors import KernelError
 from atgnn.graph.extremum import neighbour_extremum
 from atgnn.graph.kernels import cpu, plain
-from atgnn.graph.neighbours import Distance
+from atgnn.graph.neighbours import Distance, check_nodes
 from atgnn.graph.position import NO_POSITION, Position
 from atgnn.graph.removal import without_removed
 
@@ -143,18 +143,7 @@ def extremum_over(
 def _check(
     query: Tensor, candidates: Tensor, k: int, dilation: int, lengths: Tensor | None, columns: int
 ) -> None:
-    if query.ndim != 3 or candidates.ndim != 3:
-        raise ValueError(
-            f"expected nodes (B, N, C) and (B, M, C), got {tuple(query.shape)} and "
-            f"{tuple(candidates.shape)}"
-        )
-    if query.shape[0] != candidates.shape[0] or query.shape[2] != candidates.shape[2]:
-        raise ValueError(
-            f"query {tuple(query.shape)} and candidates {tuple(candidates.shape)} must agree "
-            "in batch and channels"
-        )
-    if candidates.shape[1] == 0:
-        raise ValueError("a graph needs at least one candidate node, got none")
+    check_nodes(query, candidates)
     if k < 1 or dilation < 1:
         raise ValueError(f"k and dilation must be 1 or more, got {k} and {dilation}")
     if columns < 1 or candidates.shape[1] % columns:
