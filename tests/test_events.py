@@ -7,7 +7,16 @@ from helpers import LABELS, RATE, sound, tiny_checkpoint
 
 from atgnn import audio
 from atgnn.errors import AudioError, ConfigError, LabelError
-from atgnn.events import Detector, Event, EventSettings, Stream, curve, detect, timelines
+from atgnn.events import (
+    Detector,
+    Event,
+    EventSettings,
+    Listening,
+    Stream,
+    curve,
+    detect,
+    timelines,
+)
 from atgnn.tagger import Scores, Tagger
 from atgnn.tags import Failure
 
@@ -180,6 +189,17 @@ def test_settings_that_do_not_fit(tagger):
         EventSettings(on=0.3, off=0.5).thresholds(tagger.checkpoint)
     with pytest.raises(ConfigError, match="did you mean 'hop_s'"):
         EventSettings.of(hop=3)
+
+
+@pytest.mark.parametrize("name", ["window_s", "hop_s", "smooth_s", "gap_s", "shortest_s"])
+def test_settings_without_end_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}: Input should be a finite number"):
+        EventSettings.of(**{name: np.inf})
+
+
+def test_labels_that_the_model_does_not_know_are_refused_before_anything_is_heard(tagger):
+    with pytest.raises(LabelError, match="did you mean 'Rain'"):
+        Listening(tagger, EventSettings(on={"Rian": 0.5}))
 
 
 # --- files and streams -----------------------------------------------------------------------

@@ -81,6 +81,7 @@ COMMENTS = {
     "Recorded at 05:30:00 12/04/2019 by AudioMoth 0123456789ABCDEF at gain setting 2 while battery "
     "state was > 5.0V": at(*NOON, tz=UTC),  # firmware 1.0
     f"Recorded at 05:30:00 31/02/2019 (UTC) {BY}": None,
+    f"Recorded at 05:30:00 12/04/2019 (UTC+30) {BY}": None,
     "Recorded at noon by me": None,
     "": None,
 }

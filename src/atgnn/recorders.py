@@ -117,12 +117,12 @@ def from_comment(text: str) -> datetime | None:
     if found is None:
         return None
     form = "%H:%M:%S.%f" if "." in found["time"] else "%H:%M:%S"
+    offset = timedelta(hours=int(found["zone_hours"] or 0), minutes=int(found["zone_minutes"] or 0))
     try:
         time = datetime.strptime(f"{found['date']} {found['time']}", f"%d/%m/%Y {form}")
+        return time.replace(tzinfo=timezone(-offset if found["sign"] == "-" else offset))
     except ValueError:
         return None
-    offset = timedelta(hours=int(found["zone_hours"] or 0), minutes=int(found["zone_minutes"] or 0))
-    return time.replace(tzinfo=timezone(-offset if found["sign"] == "-" else offset))
 
 
 def from_name(name: str) -> datetime | None:

@@ -40,6 +40,7 @@ class Listening:
         """ConfigError and LabelError for settings that do not fit the model."""
         self.tagger = tagger
         self.settings = (settings or EventSettings()).for_model(tagger.checkpoint)
+        self.settings.thresholds(tagger.checkpoint)  # refused now, not at the first recording
         self.reading: Reading | None = None
         rows = _Rows(tagger, self.settings)
         self._layout = rows.layout

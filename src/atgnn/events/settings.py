@@ -28,7 +28,7 @@ SHARE = 0.8  # of a window, from one to the next, by moments: each end has a nei
 class EventSettings(BaseModel):
     """What counts as an event."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     reading: Literal["auto", "windows", "moments"] = Field(
         "auto",
