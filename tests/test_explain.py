@@ -1,5 +1,6 @@
 """Explanations: exact where they can be, honest where there is nothing to say."""
 
+import io
 import json
 import math
 import shutil
@@ -14,6 +15,7 @@ import torch
 from helpers import LABELS, RATE, sound, tiny_checkpoint, write
 from typer.testing import CliRunner
 
+from atgnn.audio import flac
 from atgnn.baselines.efficientnet import EfficientNetLite, EfficientNetLiteConfig
 from atgnn.checkpoint import Calibration, Checkpoint
 from atgnn.cli import app
@@ -25,13 +27,13 @@ from atgnn.explain.examine import Examiner
 from atgnn.explain.grid import Grid
 from atgnn.explain.picture import png
 from atgnn.explain.regions import boxes, regions_of, strongest
-from atgnn.explain.sound import flac
 from atgnn.explain.sufficient import Search, smallest_set
 from atgnn.frontend import FrontEndConfig
-from atgnn.labels import Vocabulary
+from atgnn.labels import Label, Vocabulary
 from atgnn.model import ATGNN
 from atgnn.model.beside import LabelsBeside, NewLabels
 from atgnn.model.geometry import NodePlaces
+from atgnn.packs import LabelPack, PackedLabel, model_digest
 from atgnn.tagger import Tagger
 
 
@@ -578,6 +580,31 @@ def test_a_missing_sound_is_one_line(run):
     assert result.exit_code in (1, 2)
     assert "nothing.wav" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("name", [".", "", "/", "x" * 300])
+def test_what_is_no_name_of_a_sound_is_one_line(run, name):
+    result = run(name, "--quick")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
+
+
+def test_a_recording_of_ultrasound_has_a_page(run, tmp_path):
+    path = write(tmp_path / "bats.wav", sound(0.2, 1_000_000), 1_000_000)
+    assert run(path, "--quick", "--label", "Dog").exit_code == 0
+    kept = soundfile.info(io.BytesIO(flac(np.zeros(1_000_000, np.float32), 1_000_000)))
+    assert (kept.samplerate, kept.frames) == (192_000, 192_000)
+
+
+def test_a_label_of_a_pack_is_explained(run, model_folder, tmp_path):
+    checkpoint = Checkpoint.from_pretrained(model_folder)
+    rows = NewLabels(checkpoint.model.config, 1).state_dict()
+    label = PackedLabel(label=Label(name="my\ncow"))
+    pack = LabelPack(model_digest(checkpoint), len(LABELS), [label], rows)
+    path = write(tmp_path / "sound.wav", sound(1))
+    where = pack.write(tmp_path / "cow.pack")
+    result = run(path, "--quick", "--label", "my\ncow", "--pack", where, "--out", "a.json")
+    assert result.exit_code == 0, result.output
+    assert r"0.50  my\ncow" in result.stdout
 
 
 def test_writing_into_nowhere_is_one_line(run, tmp_path):

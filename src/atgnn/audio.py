@@ -42,6 +42,7 @@ __all__ = [
     "Source",
     "band_share",
     "find_sounds",
+    "flac",
     "is_sound",
     "load",
     "no_sounds",
@@ -74,6 +75,7 @@ SUFFIXES = CONTAINERS | {
 BLOCK = 65_536  # frames decoded and fed to the resampler at a time
 SLACK = 0.01  # s: an excerpt may end this far beyond its file, as tables round their seconds
 RATES = range(100, 10_000_001)  # Hz: a rate outside comes from a damaged header
+FLAC_RATES, FASTEST = 655_350, 192_000  # Hz: the highest in FLAC, and what becomes of higher ones
 LEAD_IN = 0.2  # s decoded ahead of a seek in a container: codecs need it to settle
 
 
@@ -158,6 +160,18 @@ def stream(
             blocks = meter.listen(blocks, reader.rate)
         samples = _through(blocks, Resampler(reader.rate, rate))
         yield from _through(samples, framer)
+
+
+def flac(samples: np.ndarray, rate: int) -> bytes:
+    """Mono samples (T,) in [-1, 1] as a FLAC file, 16 bits; what is louder is clipped.
+
+    At their own rate, or at `FASTEST` where FLAC does not know that.
+    """
+    if rate > FLAC_RATES:
+        samples, rate = load((samples, rate), FASTEST).samples, FASTEST
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(samples, -1, 1), rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
 
 
 def is_sound(path: str | os.PathLike[str]) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
     "describe_error",
     "did_you_mean",
     "install_command",
+    "is_text",
     "printable",
     "some_of",
 ]
@@ -117,8 +118,17 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
+def is_text(name: str) -> bool:
+    """Whether a name is Unicode; one from a file system or a terminal may be bytes in disguise."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path in one line that any terminal takes: bytes that are no text become escapes."""
+    """A path or label in one line that any terminal takes: what is no text becomes escapes."""
     text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text) or "''"
 

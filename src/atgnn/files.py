@@ -146,7 +146,7 @@ def check_new(path: str | os.PathLike[str], force: bool = False) -> Path:
     Commands ask this before they compute. Raises `AtgnnError` where something is there.
     """
     path = Path(path)
-    if path.exists() and not force:
+    if os.path.exists(path) and not force:  # Path.exists raises for a name that is too long
         raise AtgnnError(f"{path} exists: give another name, or --force to replace it")
     return path
 

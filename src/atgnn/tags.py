@@ -68,7 +68,7 @@ class Event:
         from rich.text import Text
 
         line = Text.assemble(
-            f"{moment(self.start):>12} - {moment(self.end):<12} {self.label:<32} ",
+            f"{moment(self.start):>12} - {moment(self.end):<12} {printable(self.label):<32} ",
             (f"{self.score:.2f}", "cyan"),
         )
         if self.low_hz is not None and self.high_hz is not None:
@@ -139,7 +139,7 @@ class Tagging:
         return len(self.tags)
 
     def __str__(self) -> str:
-        lines = [f"{tag.score:.2f}  {tag.label}" for tag in self.tags]
+        lines = [f"{tag.score:.2f}  {printable(tag.label)}" for tag in self.tags]
         return "\n".join([f"{self._title} ({clock(self.duration)})", *(lines or [self._none])])
 
     @property
@@ -148,7 +148,7 @@ class Tagging:
 
     @property
     def _none(self) -> str:
-        return f"no label reached its threshold; the nearest: {self.best.label} {_short(self.best)}"
+        return f"no label reached its threshold; the nearest: {_named(self.best)}"
 
     def __rich__(self) -> RenderableType:
         """One recording as a titled block with a bar per tag."""
@@ -170,7 +170,7 @@ class Tagging:
                 complete_style="cyan",
                 finished_style="cyan",
             )
-            table.add_row("", tag.label, bar, _short(tag))
+            table.add_row("", printable(tag.label), bar, _short(tag))
         return Group(title, table)
 
     def line(self, width: int = 0) -> Text:
@@ -180,9 +180,10 @@ class Tagging:
         text = Text.assemble((self._title.ljust(width), "bold"), "  ")
         text.append(f"{clock(self.duration):>9}  ", style="dim")
         if not self.tags:
-            return text.append(f"({self.best.label} {_short(self.best)})", style="dim")
+            return text.append(f"({_named(self.best)})", style="dim")
         for number, tag in enumerate(self.tags):
-            text.append(", " if number else "").append(tag.label).append(f" {_short(tag)}", "cyan")
+            text.append(", " if number else "").append(printable(tag.label))
+            text.append(f" {_short(tag)}", "cyan")
         return text
 
 
@@ -283,6 +284,10 @@ def check_choice(top: int | None, threshold: float | None) -> None:
 
 def _short(tag: Tag) -> str:
     return f"{tag.score:.2f}"
+
+
+def _named(tag: Tag) -> str:
+    return f"{printable(tag.label)} {_short(tag)}"
 
 
 def moment(seconds: float) -> str:

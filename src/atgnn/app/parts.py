@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from atgnn.app.hearing import Heard
-from atgnn.audio import Recording
+from atgnn.audio import Recording, flac
 from atgnn.explain import Explanation, to_html
-from atgnn.explain.sound import flac
 from atgnn.review import Segment
 from atgnn.tags import Event, Tag, clock, moment
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from atgnn import audio
+from atgnn.archive.listing import file_at
 from atgnn.archive.reading import Results, with_scores
 from atgnn.errors import AtgnnError, AudioError, ConfigError
 from atgnn.files import replacing_folder, write_rows
@@ -44,8 +44,9 @@ class Segment:
     def file(self) -> str:
         """Where its clip goes: a folder for the label; rank, score, source and start."""
         stem = _safe(os.path.splitext(self.source)[0].replace("/", "-"))[-80:]
+        stem = stem.encode()[-160:].decode("utf-8", "ignore")  # file systems count bytes
         name = f"{self.rank:03}_{self.score:.3f}_{stem}_{self.start:.1f}s.flac"
-        return f"{_safe(self.label)}/{name}"
+        return f"{_safe(self.label).encode()[:200].decode('utf-8', 'ignore')}/{name}"
 
 
 def best_segments(results: Results, count: int) -> list[Segment]:
@@ -121,10 +122,13 @@ def export_segments(
     that cannot be read any more is reported to `on_failure` and has no clip.
 
     Raises:
-        AtgnnError: there are no results, `out` holds something else, or the disk is full.
+        AtgnnError: there are no results or no such folder, `out` holds something else, or the disk
+            is full.
     """
     found = Results(results)
     found.warn()
+    if not os.path.isdir(folder):
+        raise AtgnnError(f"{folder}: no such folder: give the archive that {results} was made from")
     out = Path(results, "segments") if out is None else Path(out)
     if out.exists() and not (out / TABLE).is_file():
         raise AtgnnError(f"{out} exists and holds no segments: give another name")
@@ -134,7 +138,7 @@ def export_segments(
         with replacing_folder(out) as new:
             for done, segment in enumerate(segments, start=1):
                 try:
-                    _cut(Path(folder, segment.source), segment, new / segment.file)
+                    _cut(file_at(folder, segment.source), segment, new / segment.file)
                     rows.append(_line(segment))
                 except AudioError as error:
                     if on_failure is not None:
@@ -149,13 +153,10 @@ def export_segments(
     return out
 
 
-def _cut(source: Path, segment: Segment, place: Path) -> None:
+def _cut(source: str, segment: Segment, place: Path) -> None:
     clip = audio.load(source, start=segment.start, end=segment.end)
     place.parent.mkdir(exist_ok=True)
-    try:
-        soundfile.write(place, np.clip(clip.samples, -1, 1), clip.rate, "PCM_16", format="FLAC")
-    except soundfile.LibsndfileError as error:
-        raise OSError(None, str(error)) from None
+    place.write_bytes(audio.flac(clip.samples, clip.rate))
 
 
 def _line(segment: Segment) -> tuple[Any, ...]:

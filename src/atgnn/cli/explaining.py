@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from atgnn.cli.base import DeviceOption, ForceOption, ModelOption, app
+from atgnn.cli.base import DeviceOption, ForceOption, ModelOption, PackOption, app
+from atgnn.errors import printable
 
 
 @app.command()
@@ -35,6 +36,7 @@ def explain(
         bool, typer.Option("--quick", help="Do not look for the smallest set that is enough.")
     ] = False,
     model: ModelOption = None,
+    pack: PackOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -53,13 +55,15 @@ def explain(
         from atgnn.terminal import looking, show_warnings
 
     show_warnings()
-    place = Path(Path(file).name).with_suffix(".html") if out is None else out
+    # "." has no name; reading it will say what is wrong.
+    place = Path(Path(file).name or "recording").with_suffix(".html") if out is None else out
     form_of(place)
     check_new(place, force)
-    tagger = Tagger.from_pretrained(DEFAULT_MODEL if model is None else model, device)
+    name = DEFAULT_MODEL if model is None else model
+    tagger = Tagger.from_pretrained(name, device, packs=pack or ())
     with looking() as progress:
         found = reasons(
             tagger, file, label or None, start=start, search=not quick, progress=progress
         )
     write(found, place, force=force)
-    typer.echo(f"{found}\n{place}")
+    typer.echo(f"{found}\n{printable(place)}")

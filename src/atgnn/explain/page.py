@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+from atgnn.audio import flac
 from atgnn.explain.axes import Axes, hertz, seconds
 from atgnn.explain.page_parts import SCRIPT, STYLE
 from atgnn.explain.picture import png
 from atgnn.explain.records import Evidence, Explanation, Influence, Region, Window
-from atgnn.explain.sound import flac, sound_of
+from atgnn.explain.sound import sound_of
 
 __all__ = ["to_html"]
 

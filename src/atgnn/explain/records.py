@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from atgnn.errors import printable
+
 __all__ = ["Edge", "Evidence", "Explanation", "Influence", "Region", "Sufficient", "Window"]
 
 
@@ -102,7 +104,7 @@ class Evidence:
     sufficient: Sufficient | None
 
     def __str__(self) -> str:
-        lines = [f"{self.score:.2f}  {self.label}"]
+        lines = [f"{self.score:.2f}  {printable(self.label)}"]
         if self.regions:
             first = self.regions[0]
             lines.append(
@@ -116,7 +118,7 @@ class Evidence:
                 f"      {found.nodes} of {found.of} patch nodes are enough ({found.score:.2f} with "
                 f"them alone, {found.without:.2f} without them)"
             )
-        moved = [f"{other.label} {other.effect:+.2f}" for other in self.influences[:3]]
+        moved = [f"{printable(other.label)} {other.effect:+.2f}" for other in self.influences[:3]]
         if moved:
             lines.append(f"      other labels, in log-odds: {', '.join(moved)}")
         return "\n".join(lines)
@@ -160,7 +162,7 @@ class Explanation:
         raise KeyError(label)
 
     def __str__(self) -> str:
-        return "\n".join([*(f"{one}" for one in self.evidence), *self.notes])
+        return "\n".join([*map(str, self.evidence), *map(printable, self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without sound and pictures."""

@@ -5,17 +5,15 @@ S samples, K frequencies and T frames of a short-time Fourier transform.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
 from atgnn.explain.records import Region, Window
 
-__all__ = ["flac", "sound_of"]
+__all__ = ["sound_of"]
 
 FRAME = 0.046  # s, of the transform: the power of two nearest to it
 SLOPE_S, SLOPE_HZ = 0.03, 60.0  # how far a region's edge fades, to either side
@@ -56,11 +54,3 @@ def _fading(places: Tensor, first: float, last: float, slope: float) -> Tensor:
     distance = torch.minimum(places - first, last - places)
     share = (distance / slope).clamp(-1, 1)
     return 0.5 + 0.5 * torch.sin(share * torch.pi / 2)
-
-
-def flac(samples: np.ndarray, rate: int) -> bytes:
-    """Samples (S,) in [-1, 1] as a FLAC file, 16 bits; what is louder is clipped."""
-    file = io.BytesIO()
-    clipped = np.clip(samples, -1, 1)
-    soundfile.write(file, clipped, rate, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
