@@ -15,6 +15,7 @@ from helpers import LABELS, RATE, sound, tiny_checkpoint, write
 
 from atgnn import archive
 from atgnn.archive import ArchiveSettings, Shard, tag_archive
+from atgnn.archive import journal as journals
 from atgnn.archive import run as running
 from atgnn.archive import store as storing
 from atgnn.archive.work import make_rows
@@ -372,6 +373,40 @@ def test_a_file_written_to_meanwhile_is_not_kept(tagger, copied, tmp_path):
     assert tag_archive(tagger, copied, tmp_path / "r", resume=True).failed == 1
 
 
+def test_known_recordings_count_as_looked_at(tagger, sounds, whole, tmp_path):
+    results = shutil.copytree(whole, tmp_path / "r")
+    seen = []
+    how = {"resume": True, "verify": True, "looked": lambda done, total: seen.append(done)}
+    tag_archive(tagger, sounds, results, **how)
+    assert seen == [*range(1, 9)]
+
+
+def test_ways_to_begin_that_contradict_one_another_are_refused(tagger, sounds, whole, tmp_path):
+    results = Path(shutil.copytree(whole, tmp_path / "r"))
+    with pytest.raises(ConfigError, match="give one of them"):
+        tag_archive(tagger, sounds, results, resume=True, force=True)
+    with pytest.raises(ConfigError, match="give resume as well"):
+        tag_archive(tagger, sounds, results, verify=True)
+    check_same(results, whole)
+
+
+def test_events_that_do_not_fit_the_model_are_refused_before_anything_is_written(tagger, tmp_path):
+    write(tmp_path / "in/a.wav")
+    settings = ArchiveSettings(events=EventSettings(on={"Rian": 0.5}))
+    with pytest.raises(LabelError, match="did you mean 'Rain'"):
+        tag_archive(tagger, tmp_path / "in", tmp_path / "r", settings)
+    assert not (tmp_path / "r").exists()
+
+
+def test_windows_are_where_they_were_heard_whatever_the_step(tagger, tmp_path):
+    write(tmp_path / "in/a.wav", sound(9.0))
+    settings = ArchiveSettings(events=EventSettings(window_s=0.5, hop_s=1 / 7))
+    tag_archive(tagger, tmp_path / "in", tmp_path / "r", settings)
+    (scores,) = tagger.score_many([tmp_path / "in/a.wav"], window=0.5, hop=1 / 7)
+    np.testing.assert_allclose(archive.windows(tmp_path / "r")["start"], scores.starts, atol=1e-9)
+
+
+# ------------------------------------------------------------------ interrupted
 # ------------------------------------------------------------------ interrupted
 
 
@@ -490,6 +525,34 @@ def test_killed_between_the_table_and_its_parts(tagger, sounds, whole, tmp_path,
     tag_archive(tagger, sounds, tmp_path / "r", resume=True)
     check_same(tmp_path / "r", whole)
     assert not list((tmp_path / "r").glob("*.parts"))
+
+
+def test_killed_while_the_table_was_being_written(tagger, sounds, whole, tmp_path):
+    results = Path(shutil.copytree(whole, tmp_path / "r"))
+    (results / ".shard-1-of-1.parquet.4321.part").write_bytes(b"half a table")
+    tag_archive(tagger, sounds, results, resume=True)
+    assert sorted(path.name for path in results.iterdir()) == [
+        "shard-1-of-1.log", "shard-1-of-1.parquet"
+    ]  # fmt: skip
+
+
+def test_a_journal_that_was_taken_away_is_not_written_to(tmp_path, monkeypatch):
+    """Its last holder removes it between another's opening and locking."""
+
+    def late(file):
+        (tmp_path / "journal").unlink()
+        return True
+
+    monkeypatch.setattr("atgnn.archive.journal.lock", late)
+    with pytest.raises(BlockingIOError):
+        journals.Journal(tmp_path / "journal")
+
+
+def test_a_damaged_shard_does_not_stop_the_others(tagger, sounds, tmp_path):
+    for number in (1, 2):
+        tag_archive(tagger, sounds, tmp_path / "r", shard=Shard(number, 2))
+    (tmp_path / "r/shard-2-of-2.parquet").write_bytes(b"damaged")
+    assert tag_archive(tagger, sounds, tmp_path / "r", shard=Shard(1, 2), resume=True).known
 
 
 def test_two_processes_do_not_share_a_shard(tagger, sounds, tmp_path):
@@ -640,6 +703,32 @@ def test_more_clips_than_there_are_windows_and_labels_no_folder_takes(tmp_path):
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
         "Dog", "Heart_sounds_heartbeat", "Hubbub_noise", "_", "ü_ber"
     ]  # fmt: skip
+    assert len(list(out.rglob("*.flac"))) == 5
+
+
+def test_names_that_are_long_or_no_text_and_ultrasound_have_clips(tmp_path):
+    label, name = "ü" * 200, "音" * 70
+    tagger = Tagger(tiny_checkpoint((label, "Dog")), "cpu")
+    write(tmp_path / "in" / name / "a.wav", sound(0.5, seed=1))
+    write(tmp_path / "in/bats.wav", sound(0.1, 1_000_000), 1_000_000)
+    write(tmp_path / "in/cafe.wav", sound(0.5, seed=2))
+    try:
+        os.rename(tmp_path / "in/cafe.wav", os.fsencode(tmp_path) + b"/in/caf\xe9.wav")
+    except OSError:
+        pytest.skip("this file system takes names of text alone")
+    tag_archive(tagger, tmp_path / "in", tmp_path / "r")
+    missing = []
+    how = {"on_failure": missing.append}
+    out = archive.export_segments(tmp_path / "r", tmp_path / "in", 3, **how)
+    assert missing == []
+    assert len(list(out.rglob("*.flac"))) == 6
+
+
+def test_an_archive_that_is_not_there_leaves_the_clips_as_they_are(tagger, copied, tmp_path):
+    tag_archive(tagger, copied, tmp_path / "r")
+    out = archive.export_segments(tmp_path / "r", copied, 1)
+    with pytest.raises(AtgnnError, match="no such folder: give the archive"):
+        archive.export_segments(tmp_path / "r", tmp_path / "elsewhere", 1)
     assert len(list(out.rglob("*.flac"))) == 5
 
 

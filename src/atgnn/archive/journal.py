@@ -35,7 +35,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Open it and take up what it holds, in `head` and `rows`. BlockingIOError: it is held."""
         self._file = appending(path)
-        if not lock(self._file):
+        # Whoever held it may have removed it between the two steps.
+        if not lock(self._file) or not _is_at(self._file, path):
             self._file.close()
             raise BlockingIOError(f"{path} is held by another process")
         self.head, self.rows, end = _content(self._file)
@@ -72,6 +73,13 @@ class Journal:
             self._file.truncate(place)
             self._file.seek(place)
             raise
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 from atgnn.audio import no_sounds, walk_sounds
 from atgnn.errors import AudioError, ClipsError, ConfigError
 
-__all__ = ["Shard", "Sound", "find"]
+__all__ = ["Shard", "Sound", "file_at", "find"]
+
+NUMBER = re.compile(r"\d{1,9}")
+ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")  # of a byte that is no text
 
 
 @dataclass(frozen=True, order=True)
@@ -23,8 +27,8 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """Read ``i/n``; ConfigError for anything else, and for an i that is not from 1 to n."""
-        number, slash, count = text.partition("/")
-        if not (slash and number.strip().isdecimal() and count.strip().isdecimal()):
+        number, _, count = (part.strip() for part in text.partition("/"))
+        if not (NUMBER.fullmatch(number) and NUMBER.fullmatch(count)):
             raise ConfigError(f"shard {text!r}: give i/n, such as 1/4 for the first of four")
         shard = cls(int(number), int(count))
         if not 1 <= shard.number <= shard.count:
@@ -110,6 +114,15 @@ def find(folder: Path, shard: Shard, leave_out: Path) -> list[Sound]:
     if not seen:
         raise AudioError(no_sounds(folder))
     return sorted(found, key=lambda sound: sound.path)
+
+
+def file_at(folder: str | os.PathLike[str], path: str) -> str:
+    """Where a sound of an archive is, by its `Sound.path`."""
+    place = os.path.join(folder, path)
+    if os.path.lexists(place):
+        return place
+    raw = ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), path.encode())
+    return os.path.join(folder, os.fsdecode(raw))
 
 
 def _below(file: str, folder: str) -> str:

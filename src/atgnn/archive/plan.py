@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from atgnn.archive.listing import Sound
+from atgnn.archive.listing import Sound, file_at
 from atgnn.archive.store import Known, Shelf, Store, differences, shards_in
+from atgnn.errors import AtgnnError
 from atgnn.files import content_digest
 
 __all__ = ["Plan", "make_plan"]
@@ -51,23 +52,29 @@ def make_plan(
     lost = _Lost(store, here, folder)
     for number, sound in enumerate(sounds):
         row = store.known.get(sound.path)
-        if row is not None and not row.failed and row.bytes == sound.bytes:
-            same_time = row.modified == sound.modified
-            if (same_time and not verify) or _digest(sound) == row.digest:
-                if same_time:
-                    plan.known += 1
-                else:
-                    plan.moved.append((sound, store.shelf, row))
-                continue
-        found = lost.find(sound) if row is None else None
-        if found is None:
+        if row is None:
+            found = lost.find(sound)
+            if found is None:
+                plan.todo.append(sound)
+            else:
+                plan.moved.append((sound, *found))
+        elif not _same(sound, row, verify):
             plan.todo.append(sound)
+        elif row.modified == sound.modified:
+            plan.known += 1
         else:
-            plan.moved.append((sound, *found))
+            plan.moved.append((sound, store.shelf, row))
         if looked is not None:
             looked(number + 1)
     plan.left, plan.gone = lost.found_again()
     return plan
+
+
+def _same(sound: Sound, row: Known, verify: bool) -> bool:
+    """Whether a row is of what its recording holds now."""
+    if row.failed or row.bytes != sound.bytes:
+        return False
+    return (row.modified == sound.modified and not verify) or _digest(sound) == row.digest
 
 
 class _Lost:
@@ -83,12 +90,16 @@ class _Lost:
         for shard in shards_in(store.results):
             if shard == store.shard or shard.count != store.shard.count:
                 continue
-            shelf = Shelf(store.results, shard)
+            try:
+                shelf = Shelf(store.results, shard)
+                known = shelf.known()
+            except AtgnnError:  # damaged, or its own process is putting it together right now
+                continue
             if shelf.about is None or differences(shelf.about, store.about):
                 continue
             gone = []
-            for path, row in shelf.known().items():
-                if not os.path.lexists(os.path.join(folder, path)):
+            for path, row in known.items():
+                if not os.path.lexists(file_at(folder, path)):
                     gone.append((path, row))
                 elif row.digest is not None:
                     self._elsewhere.add(row.digest)

@@ -18,7 +18,7 @@ from atgnn.archive.settings import ArchiveSettings, describe
 from atgnn.archive.store import Store, shards_in
 from atgnn.archive.work import make_rows
 from atgnn.audio import AudioWarning
-from atgnn.errors import AtgnnError, printable
+from atgnn.errors import AtgnnError, ConfigError, printable
 from atgnn.tagger import Tagger
 
 __all__ = ["Done", "Report", "Worker", "tag_archive"]
@@ -103,10 +103,15 @@ def tag_archive(
         on_failure: is told, in one line, of a recording that could not be tagged.
 
     Raises:
+        ConfigError: of `resume`, `force` and `verify` one makes no sense with the others.
         AudioError, ClipsError: no sounds are in the folder; there is no such folder.
         AtgnnError: `results` holds this shard already, or was made with another model or other
             settings or in another number of shards; or the disk is full.
     """
+    if resume and force:
+        raise ConfigError("resume keeps what is there and force throws it away: give one of them")
+    if verify and not resume:
+        raise ConfigError("verify reads again what resume would trust: give resume as well")
     folder, results = Path(folder), Path(results)
     settings, shard = settings or ArchiveSettings(), shard or Shard()
     about = describe(tagger, settings)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from atgnn.archive.store import FORMAT, VERSION, About
-from atgnn.events import EventSettings
+from atgnn.events import EventSettings, Listening
 from atgnn.tagger import Tagger
 
 __all__ = ["ArchiveSettings", "describe"]
@@ -18,7 +18,7 @@ Choice: TypeAlias = "dict[str, int | float | bool | None]"
 class ArchiveSettings(BaseModel):
     """Which tags are kept (as `Tagger.tag` chooses them), and whether events are."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     top: int | None = Field(None, ge=1)
     threshold: float | None = Field(None, ge=0, le=1)
@@ -31,10 +31,15 @@ class ArchiveSettings(BaseModel):
         return {"top": self.top, "threshold": self.threshold, "ancestors": self.ancestors}
 
     def framing(self, tagger: Tagger) -> tuple[float, float]:
-        """Length and step of the windows in seconds."""
+        """Length and step of the windows in seconds, each a whole number of samples.
+
+        ConfigError and LabelError for events that do not fit the model.
+        """
+        asked: tuple[float | None, float | None] = None, None
         if self.events is not None:
-            return self.events.for_model(tagger.checkpoint).framing
-        return tagger.checkpoint.window_seconds, tagger.checkpoint.window_seconds
+            asked = Listening(tagger, self.events).settings.framing
+        window, hop = tagger.framing(*asked)
+        return window / tagger.rate, hop / tagger.rate
 
 
 def describe(tagger: Tagger, settings: ArchiveSettings) -> About:

@@ -221,7 +221,8 @@ class Store:
 
     def _take_up(self) -> None:
         """Make a part of what the journal holds, so that all that is known lies in files."""
-        for left in self.folder.glob(".*.part"):  # of a process that was killed
+        scratch = self.results.glob(f".{self.final.name}.*.part")
+        for left in (*self.folder.glob(".*.part"), *scratch):  # of a process that was killed
             left.unlink()
         head = self._journal.head
         if head is not None and (self.folder / _part_name(head["part"])).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,7 +159,7 @@ def tag_folder(
 
 
 def _only_folder(paths: Sequence[str]) -> str:
-    if len(paths) != 1 or not paths[0] or Path(paths[0]).is_file():
+    if len(paths) != 1 or not paths[0] or os.path.isfile(paths[0]):
         came = f"{len(paths)} paths" if len(paths) > 1 else f"the file {paths[0]!r}"
         raise ConfigError(f"--out is for one folder of recordings, {came} came: give that folder")
     return paths[0]
