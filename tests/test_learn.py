@@ -361,6 +361,29 @@ def test_names_that_are_taken_are_refused(checkpoint, pack, tmp_path):
         with_packs(checkpoint, [pack, pack])
 
 
+def test_names_that_are_no_text_are_refused(checkpoint, tmp_path):
+    with pytest.raises(LabelError, match=r"'caf\\udce9' is no text \(UTF-8\)"):
+        learn(checkpoint, {"caf\udce9": WHISTLES}, cache=tmp_path)
+
+
+def test_what_a_pack_is_called_cannot_write_to_the_terminal(pack):
+    about = pack.labels[0]
+    label = about.label.model_copy(update={"name": "a\nb\x1b[2Jc"})
+    line = str(about.model_copy(update={"label": label}))
+    assert line.isprintable()
+    assert line.startswith(r"a\nb\x1b[2Jc: counts as present")
+
+
+def test_packs_whose_tensors_do_not_fit_together_are_refused(pack):
+    weights = pack.weights | {"readout": pack.weights["readout"][:, :3]}
+    other = pack.labels[0].model_copy(
+        update={"label": pack.labels[0].label.model_copy(update={"name": "other"})}
+    )
+    odd = LabelPack(pack.model, pack.model_labels, [other], weights)
+    with pytest.raises(CheckpointError, match="one of them is damaged"):
+        LabelPack.merged([pack, odd])
+
+
 def damaged(path: Path, how: str) -> None:
     content = path.read_bytes()
     if how == "cut":

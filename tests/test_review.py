@@ -1,6 +1,7 @@
 """Review: what is shown, what is written down, what is learned from it."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from typer.testing import CliRunner
 
 from atgnn.checkpoint import Checkpoint
 from atgnn.cli import app
-from atgnn.errors import AtgnnError, CheckpointError, ClipsError, ConfigError, LabelError
+from atgnn.errors import (
+    AtgnnError,
+    AtgnnWarning,
+    CheckpointError,
+    ClipsError,
+    ConfigError,
+    LabelError,
+)
 from atgnn.learn import learn
 from atgnn.packs import LabelPack
 from atgnn.review import ReviewSession, ReviewStore, Segment, Verdict, ask, player
@@ -195,6 +203,52 @@ def test_packs_that_do_not_fit_are_refused(place, pack, tmp_path):
         session.segments([], "worst")
 
 
+def test_what_was_heard_is_not_heard_again(place, session, tmp_path, monkeypatch):
+    sounds = [str(write(tmp_path / name, whistle(7)[0])) for name in ("a.wav", "b.wav")]
+    first = session.segments(sounds, "best")
+    heard: list[list[str]] = []
+    hear = session._listening().score_many
+
+    def spy(paths, **how):
+        heard.append(list(paths))
+        return hear(heard[-1], **how)
+
+    monkeypatch.setattr(session._listening(), "score_many", spy)
+    assert session.segments(sounds, "best") == first
+    write(tmp_path / "b.wav", whistle(8, 1.5)[0])
+    session.segments(sounds, "best")
+    assert heard == [[], [str(tmp_path / "b.wav")]]
+
+
+def test_the_model_that_is_given_stays_where_it_is(place, session):
+    session.checkpoint.model.to("meta")  # as one that another tagger has on a GPU
+    assert session.segments(recordings(place), "best", 1)
+    assert next(session.checkpoint.model.parameters()).device.type == "meta"
+
+
+def test_names_that_are_no_text_are_named_before_anybody_judges(session, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    try:
+        os.rename(write(tmp_path / "cafe.wav", whistle(1)[0]), path)
+    except OSError:
+        pytest.skip("this file system takes names of text alone")
+    failures: list = []
+    assert session.segments([path], failures=failures) == []
+    assert "verdicts need its name in UTF-8" in str(failures[0])
+    with pytest.raises(AtgnnError, match=r"judged by Ada.*choose another"):
+        session.judge(Segment(path, 0, 1, 0.5), "accept", "Ada")
+
+
+def test_verdicts_on_what_is_gone_are_left_out(place, session, tmp_path):
+    for name, seed, verdict in (("here.wav", 20, "accept"), ("gone.wav", 21, "reject")):
+        path = write(tmp_path / name, whistle(seed)[0])
+        session.judge(Segment(str(path), 0.0, 1.0, 0.5), verdict, "Ada")
+    path.unlink()
+    with pytest.warns(AtgnnWarning, match=r"1 verdict .*left out: gone\.wav"):
+        about = session.refit()
+    assert (about.reviews[-1].accepted, about.reviews[-1].rejected) == (1, 0)
+
+
 # ------------------------------------------------------------------ the terminal
 
 
@@ -227,6 +281,8 @@ def test_segments_are_played_by_a_command(place, session, tmp_path):
         broken(segment)
     with pytest.raises(ConfigError, match="--play is empty"):
         player(" ")
+    with pytest.raises(ConfigError, match="No closing quotation"):
+        player("aplay 'x")
     assert player(None) is None
 
 
@@ -244,3 +300,15 @@ def test_the_command(place, pack):
     only = CliRunner().invoke(app, [str(word) for word in [*words[:-1], 0]])
     assert only.exit_code == 0, only.output
     assert len(LabelPack.read(pack).labels[0].reviews) == 2
+
+
+def test_somebody_without_a_name_is_asked_for_one(place, pack, monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    words = ["review", place / "field", "--pack", pack, "--model", place / "model"]
+    words += ["--cache", place / "cache"]
+    done = CliRunner().invoke(app, [str(word) for word in words], input="y\n")
+    assert done.exit_code == 2
+    assert "say who judges (--who)" in done.output

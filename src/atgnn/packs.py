@@ -27,6 +27,7 @@ from atgnn.model import ATGNN
 from atgnn.model.beside import LabelsBeside, NewLabels
 from atgnn.model.digest import weights_digest
 from atgnn.networks import Network
+from atgnn.tags import printable
 
 __all__ = [
     "KEY",
@@ -84,7 +85,7 @@ class PackedLabel(BaseModel):
         positive = sum(lesson.positive for lesson in self.lessons)
         negative = len(self.lessons) - positive
         parts = [
-            f"{self.label.name}: counts as present from {self.threshold:.2f}",
+            f"{printable(self.label.name)}: counts as present from {self.threshold:.2f}",
             f"learned from {counted(positive, 'clip')} and "
             + (f"{negative} without it" if negative else "sounds made by rule"),
         ]
@@ -229,13 +230,17 @@ class LabelPack:
                 )
         names = [name for pack in packs for name in pack.names]
         _refuse_twice(names, ())
-        if any(set(pack.weights) != set(first.weights) for pack in packs):
+        if any(pack._rows() != first._rows() for pack in packs):
             raise CheckpointError("the packs hold different tensors: one of them is damaged")
         weights = {
             name: torch.cat([pack.weights[name] for pack in packs]) for name in first.weights
         }
         labels = [one for pack in packs for one in pack.labels]
         return cls(first.model, first.model_labels, labels, weights)
+
+    def _rows(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a label's row in each tensor."""
+        return {name: tuple(value.shape[1:]) for name, value in self.weights.items()}
 
     def replacing(self, name: str, other: "LabelPack") -> "LabelPack":
         """The same pack with one label as `other` has it."""

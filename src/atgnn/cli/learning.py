@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from atgnn.cli.base import ForceOption, ModelOption, app
-from atgnn.errors import ClipsError
+from atgnn.errors import ClipsError, ConfigError
 
 CacheOption = Annotated[
     Path | None,
@@ -103,6 +103,13 @@ def packs(
             typer.echo(f"  {label}")
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in containers
+        raise ConfigError("nobody is logged in by a name: say who judges (--who)") from None
+
+
 @app.command()
 def review(
     sounds: Annotated[
@@ -156,8 +163,7 @@ def review(
         say(failure)
     judged = 0
     if found:
-        name = who or getpass.getuser()
-        judged = ask(session, found, name, sys.stdin, typer.echo, player(play))
+        judged = ask(session, found, who or _user(), sys.stdin, typer.echo, player(play))
     if judged or not count:
         typer.echo(session.refit(sounds_in(clips or [])))
         typer.echo(f"Written to {pack}; verdicts are in {session.store.path}")

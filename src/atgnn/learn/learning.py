@@ -18,7 +18,7 @@ from atgnn.learn.nodes import ClipNodes, Listener, Window
 from atgnn.packs import LabelPack, Lesson, PackedLabel, base_of, model_digest
 from atgnn.synthetic import COUNT, SAMPLE_RATE, synthetic_sounds
 from atgnn.tagger import Taggable
-from atgnn.tags import Failure
+from atgnn.tags import Failure, is_text
 
 __all__ = ["Learned", "Lessons", "learn", "learn_label", "listen", "made_by_rule", "threshold_of"]
 
@@ -184,6 +184,8 @@ def _check_names(checkpoint: Checkpoint, positives: Mapping[str, Sequence[Taggab
     for name, sources in positives.items():
         if not name.strip():
             raise LabelError("a label needs a name, got an empty one")
+        if not is_text(name):
+            raise LabelError(f"the label {name!r} is no text (UTF-8): choose another name")
         if name in checkpoint.vocabulary:
             raise LabelError(
                 f"the model has a label {name!r} already: choose another name, such as 'my {name}'"

@@ -62,7 +62,10 @@ def player(command: str | None) -> Player | None:
     """Plays segments by a command that takes a file's name; None without one."""
     if command is None:
         return None
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"--play {command!r}: {error}") from None
     if not words:
         raise ConfigError("--play is empty: give a command that plays a file, such as aplay")
 

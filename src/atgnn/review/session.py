@@ -13,6 +13,7 @@ head is fitted again, from kept nodes and in seconds; where its node looks stays
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,13 +24,21 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from atgnn.checkpoint import Checkpoint
-from atgnn.errors import AtgnnError, ClipsError, ConfigError, some_of
+from atgnn.errors import (
+    AtgnnError,
+    AtgnnWarning,
+    AudioError,
+    ClipsError,
+    ConfigError,
+    counted,
+    some_of,
+)
 from atgnn.files import appending, lock, write_all
 from atgnn.learn import ClipNodes, Lessons, Listener, learn_label, listen, made_by_rule
 from atgnn.learn.fit import Node
 from atgnn.packs import LabelPack, Lesson, PackedLabel, Review, model_digest, with_packs
-from atgnn.tagger import Excerpt, Taggable, Tagger
-from atgnn.tags import Failure
+from atgnn.tagger import Excerpt, Scores, Taggable, Tagger
+from atgnn.tags import Failure, is_text, printable
 
 __all__ = ["ORDERS", "ReviewSession", "ReviewStore", "Segment", "Verdict"]
 
@@ -88,6 +97,11 @@ class ReviewStore:
 
     def add(self, verdict: Verdict) -> None:
         """Write one down. AtgnnError where the file cannot be written."""
+        if not (is_text(verdict.path) and is_text(verdict.who)):
+            raise AtgnnError(
+                f"{printable(verdict.path)}, judged by {printable(verdict.who)}: verdicts are "
+                "written in UTF-8, which one of these names is not: choose another"
+            )
         line = verdict.model_dump_json().encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,12 +173,13 @@ class ReviewSession:
         self.pack = LabelPack.read(self.path)
         if label is None and len(self.pack.names) > 1:
             raise ConfigError(f"{self.path} has {some_of(self.pack.names)}: say which to review")
-        self.label = self.pack.names[self.pack.index(label)] if label else self.pack.names[0]
+        self.label = self.pack.names[0 if label is None else self.pack.index(label)]
         self.pack.new_labels(checkpoint)
         beside = self.path.with_name(f"{self.path.name}.reviews.jsonl")
         self.store = ReviewStore(beside if store is None else store)
         self.listener = Listener.of(checkpoint, cache)
         self._tagger: Tagger | None = None
+        self._heard: dict[tuple[str, int, int], list[Segment] | Failure] = {}  # by this pack
 
     @property
     def about(self) -> PackedLabel:
@@ -205,24 +220,30 @@ class ReviewSession:
         return _spread(found, count)
 
     def _scored(self, sounds: Sequence[str], failures: list[Failure] | None) -> Iterator[Segment]:
+        """All segments; what has been heard is not heard again until the label or file changes."""
+        states = [_state(os.path.abspath(path)) for path in sounds]
+        new = [state for state in dict.fromkeys(states) if state not in self._heard]
+        tagger = self._listening()
+        column = tagger.labels.index(self.label)
+        results = tagger.score_many((path for path, *_ in new), on_error="collect")
+        for state, scores in zip(new, results, strict=True):
+            self._heard[state] = _segments(state[0], scores, column)
+        for state in states:
+            found = self._heard[state]
+            if not isinstance(found, Failure):
+                yield from found
+            elif failures is not None:
+                failures.append(found)
+
+    def _listening(self) -> Tagger:
+        """Hears segments with the pack as it is now, on a copy of the model of its own."""
         if self._tagger is None:
-            short = with_packs(self.checkpoint, [self.pack]).changed(
-                window_seconds=min(SEGMENT_SECONDS, self.checkpoint.window_seconds)
+            own = self.checkpoint.changed(
+                model=self.listener.network,
+                window_seconds=min(SEGMENT_SECONDS, self.checkpoint.window_seconds),
             )
-            self._tagger = Tagger(short, "cpu")
-        column = self._tagger.labels.index(self.label)
-        paths = [os.path.abspath(path) for path in sounds]
-        for path, scores in zip(
-            paths, self._tagger.score_many(paths, on_error="collect"), strict=True
-        ):
-            if isinstance(scores, Failure):
-                if failures is not None:
-                    failures.append(scores)
-                continue
-            ends = np.cumsum(scores.seconds)
-            for end, seconds, row in zip(ends, scores.seconds, scores.windows, strict=True):
-                start = round(float(end - seconds), 3)
-                yield Segment(path, start, round(float(end), 3), round(float(row[column]), 6))
+            self._tagger = Tagger(with_packs(own, [self.pack]), "cpu")
+        return self._tagger
 
     # ------------------------------------------------------------------ what was said
 
@@ -256,11 +277,14 @@ class ReviewSession:
             clips: the sounds that the label was learned from, where their nodes are no longer
                 kept; which of them had the label the pack knows.
 
+        Verdicts on recordings that are gone are left out, with an `AtgnnWarning`.
+
         Raises:
             ClipsError: nodes of a clip behind the label are neither kept nor among `clips`.
         """
-        verdicts = list(self.store.standing(self.label).values())
-        heard = self._lessons(verdicts, clips)
+        judged = self._judged()
+        verdicts = [verdict for verdict, _ in judged]
+        heard = self._lessons(judged, clips)
         place = self.pack.index(self.label)
         weights = self.pack.weights
         node = Node(weights["embedding"][place], weights["rows"][place])
@@ -285,9 +309,34 @@ class ReviewSession:
         self.pack = self.pack.replacing(self.label, single)
         self.pack.write(self.path, force=True)
         self._tagger = None
+        self._heard.clear()
         return about
 
-    def _lessons(self, verdicts: Iterable[Verdict], clips: Sequence[Taggable]) -> Lessons:
+    def _judged(self) -> list[tuple[Verdict, ClipNodes]]:
+        """The verdicts that stand and what was heard; those whose recording is gone are left out.
+
+        An AtgnnWarning names them.
+        """
+        judged: list[tuple[Verdict, ClipNodes]] = []
+        gone = []
+        for verdict in self.store.standing(self.label).values():
+            try:
+                excerpt = Excerpt(verdict.path, verdict.start, verdict.end)
+                judged.append((verdict, self.listener.clip(excerpt)))
+            except AudioError:
+                gone.append(os.path.basename(verdict.path))
+        if gone:
+            warnings.warn(
+                f"{counted(len(gone), 'verdict')} on what can no longer be heard left out: "
+                f"{some_of(list(dict.fromkeys(gone)), 3)}",
+                AtgnnWarning,
+                stacklevel=3,
+            )
+        return judged
+
+    def _lessons(
+        self, judged: Iterable[tuple[Verdict, ClipNodes]], clips: Sequence[Taggable]
+    ) -> Lessons:
         again = {clip.key: clip for clip in listen(self.listener, clips)[0]}
         positive: dict[str, ClipNodes] = {}
         negative: dict[str, ClipNodes] = {}
@@ -304,8 +353,7 @@ class ReviewSession:
                 f"no longer kept ({some_of(missing, 3)}): give their files or folders again "
                 "(--clips)"
             )
-        for verdict in verdicts:
-            clip = self.listener.clip(Excerpt(verdict.path, verdict.start, verdict.end))
+        for verdict, clip in judged:
             side, other = positive, negative
             if verdict.verdict == "reject":
                 side, other = negative, positive
@@ -318,6 +366,30 @@ class ReviewSession:
     def _kept(self, lesson: Lesson) -> ClipNodes | None:
         cache = self.listener.cache
         return None if cache is None else cache.get(lesson.key, lesson.name)
+
+
+def _state(path: str) -> tuple[str, int, int]:
+    """Path, size and time of change."""
+    try:
+        about = os.stat(path)
+    except (OSError, ValueError):  # hearing it will say what is wrong
+        return path, -1, -1
+    return path, about.st_size, about.st_mtime_ns
+
+
+def _segments(path: str, scores: Scores | Failure, column: int) -> list[Segment] | Failure:
+    """A recording's windows as segments, with the scores in one column."""
+    if isinstance(scores, Failure):
+        return scores
+    if not is_text(path):
+        problem = f"{printable(path)}: verdicts need its name in UTF-8: rename it"
+        return Failure(path, AudioError(problem))
+    found = []
+    ends = np.cumsum(scores.seconds)
+    for end, seconds, row in zip(ends, scores.seconds, scores.windows, strict=True):
+        start = round(float(end - seconds), 3)
+        found.append(Segment(path, start, round(float(end), 3), round(float(row[column]), 6)))
+    return found
 
 
 def _spread(segments: list[Segment], count: int) -> list[Segment]:
