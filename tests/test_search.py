@@ -211,6 +211,42 @@ def test_a_missing_or_damaged_faiss_file_is_made_again(index, sounds):
     assert [f.name for f in index.folder.glob("segments-*.faiss")] != [file.name]
 
 
+def test_an_index_is_searched_when_a_recording_of_it_can_no_longer_be_read(index, sounds):
+    index.update(sounds)
+    index.search(sounds[0])
+    sounds[1].write_text("no sound any more")
+    failures = []
+    assert index.update(sounds, on_failure=failures.append).failed == 1
+    found = {match.path for match in index.search(sounds[0], top=99)}
+    assert found == {str(path) for path in sounds[2:]}
+
+
+def test_a_damaged_faiss_file_is_one_line_and_made_again(index, sounds):
+    index.update(sounds[:2])
+    before = index.search(sounds[0])
+    (file,) = index.folder.glob("segments-*.faiss")
+    file.write_bytes(b"damaged")
+    index._nearest = None
+    with pytest.raises(SearchError, match="search again") as error:
+        index.search(sounds[0])
+    assert "\n" not in str(error.value)
+    assert index.search(sounds[0]) == before
+
+
+def test_another_process_that_writes_for_long_is_one_line(embedder, sounds, tmp_path, monkeypatch):
+    monkeypatch.setattr("atgnn.search.store.PATIENCE", 0.01)
+    index = Index.create(tmp_path / "busy", embedder, SETTINGS)
+    other = sqlite3.connect(tmp_path / "busy" / "index.sqlite")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(SearchError, match="is locked; is another process indexing into it"):
+        index.update(sounds[:1])
+    other.rollback()
+    other.close()
+    assert index.update(sounds[:1]).new == 1
+    index.close()
+
+
+# ------------------------------------------------------------------ what is refused
 # ------------------------------------------------------------------ what is refused
 
 
@@ -227,6 +263,8 @@ def test_another_models_index_is_refused(index, sounds, tmp_path):
         Index.open(tmp_path / "none", index.embedder)
     with pytest.raises(SearchError, match="nothing is in"):
         index.search(sounds[0])
+    with pytest.raises(ConfigError, match="segment_s: Input should be a finite number"):
+        IndexSettings.of(segment_s=float("inf"))
     with pytest.raises(ConfigError, match="whole number of steps"):
         IndexSettings.of(segment_s=1, hop_s=0.4)
     (tmp_path / "bad").mkdir()
@@ -311,6 +349,15 @@ def test_a_label_node_is_the_mean_direction_of_the_nodes_in_its_box(embedder):
     assert np.linalg.norm(seed) == pytest.approx(1, abs=1e-6)
     mean = nodes[:2, 3:6].mean((0, 1))
     np.testing.assert_allclose(seed, mean / np.linalg.norm(mean), rtol=1e-5)
+
+
+def test_a_recording_of_a_moment_does_not_spoil_the_others(index, tmp_path):
+    short = write(tmp_path / "s" / "short.wav", np.array([0.5, -0.5], np.float32))
+    query = write(tmp_path / "s" / "query.wav", chirps(0.5, 2500))
+    index.update([short, query])
+    found = index.search_region(query, Box(0.35, 0.65, 1500, 4000), top=50)
+    assert os.path.basename(found[-1].path) in ("short.wav", "query.wav")
+    assert all(0 <= match.start < match.end for match in found)
 
 
 # ------------------------------------------------------------------ the commands

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ SAME = 0.3  # overlap from which two regions are one
 class IndexSettings(BaseModel):
     """How recordings are cut and what of them is kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     segment_s: float = Field(5.0, gt=0, description="s of sound behind each vector")
     hop_s: float = Field(2.5, gt=0, description="s from one vector to the next")
@@ -144,13 +144,16 @@ class Index:
         the folder holds something else.
         """
         folder, settings = Path(folder), settings or IndexSettings()
-        if folder.exists() and not folder.is_dir():
+        if folder.is_file():
             raise SearchError(f"{folder} is a file: an index is a folder")
-        begun = (folder / "index.sqlite").exists()
-        if not begun and folder.exists() and any(folder.iterdir()):
+        begun = (folder / "index.sqlite").is_file()
+        if not begun and folder.is_dir() and any(folder.iterdir()):
             raise SearchError(f"{folder} holds other files: give a new folder for the index")
         _faiss()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SearchError(f"{folder} cannot be made ({error.strerror or error})") from None
         about = {
             "model": _lasting(embedder.name),
             "digest": embedder.digest,
@@ -215,7 +218,7 @@ class Index:
                 if progress is not None:
                     progress(done.new + done.unchanged + done.moved + done.failed)
                 if time.monotonic() - last > COMMIT_EVERY:
-                    self._store.commit(True)
+                    self._store.commit()
                     last = time.monotonic()
             self._drop_missing(gone_below, done)
         except KeyboardInterrupt:
@@ -223,7 +226,7 @@ class Index:
                 f"{len(self)} recordings are in {self.folder}; the same command goes on"
             ) from None
         finally:
-            self._store.commit(bool(done.new or done.moved or done.removed))
+            self._store.commit()
             self._nearest = self._near_nodes = None
         return done
 
@@ -483,12 +486,21 @@ class _Nearest:
             raise SearchError(f"nothing is in {index.folder}: `atgnn index` puts recordings there")
         path = index.folder / f"{kind}-{store.generation}.faiss"
         scale = _Scale.read(path) if path.is_file() else None
-        if scale is None:
-            scale = _Scale.of(_parts(store, width, exact), width)
-            _make(faiss, path, map(scale, _parts(store, width, exact)), scale, exact)
+        try:
+            if scale is None:
+                scale = _Scale.of(_parts(store, width, exact), width)
+                _make(faiss, path, map(scale, _parts(store, width, exact)), scale, exact)
+            vectors = faiss.read_index(str(path))
+        except (OSError, RuntimeError) as error:  # FAISS has no errors of its own
+            with suppress(OSError):
+                path.unlink()
+            detail = (str(error).splitlines() or ["no reason"])[-1]
+            raise SearchError(
+                f"{path} cannot be made or read ({detail}): search again, in a folder that can be "
+                "written"
+            ) from None
         cells, every = int(np.prod(index._grid[:2])), index.settings.every
         counts = [e.windows if exact else -(-e.windows // every) * cells for e in entries]
-        vectors = faiss.read_index(str(path))
         if vectors.ntotal != sum(counts):
             path.unlink()
             raise SearchError(f"{path} did not fit its index and was removed: search again")

@@ -97,9 +97,10 @@ def nearest_region(
     rows, columns = _together(likeness >= limit, (int(best[0]), int(best[1])))
     times, bands = begin + places.time_edges(likeness.shape[1]), places.band_edges()
     first, last = float(times[columns.min()]), float(times[columns.max() + 1])
+    first = max(begin, min(first, end - 1e-3))
     box = Box(
-        min(first, end - 1e-3),
-        max(min(last, end), min(first, end - 1e-3) + 1e-3),
+        first,
+        max(min(last, end), first + 1e-3),
         float(bands[rows.min()]),
         float(bands[rows.max() + 1]),
     )

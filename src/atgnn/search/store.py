@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from atgnn.errors import AtgnnError
 __all__ = ["Entry", "SearchError", "Store"]
 
 FORMAT, VERSION = "atgnn index", 1
+PATIENCE = 60.0  # s to wait for another process that writes
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS recordings (
@@ -76,8 +78,9 @@ class Store:
         self.path = path
         if about is None and not path.is_file():
             raise SearchError(f"no index {path.parent}: `atgnn index SOUNDS --out {path.parent}`")
+        self._changed = False  # since the last commit
         try:
-            self._base = sqlite3.connect(path, timeout=60)
+            self._base = sqlite3.connect(path, timeout=PATIENCE)
             if about is not None:
                 self._base.executescript(_TABLES)
                 whole = json.dumps({"format": FORMAT, "version": VERSION, **about})
@@ -99,6 +102,21 @@ class Store:
         """Close the file; what was not committed is lost."""
         self._base.close()
 
+    def _do(self, words: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        with self._told():
+            return self._base.execute(words, values)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """SQLite's errors in one line."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise SearchError(
+                f"{self.path}: {error}; is another process indexing into it, or the disk full? "
+                "What was done is kept, the same command goes on"
+            ) from None
+
     def _value(self, key: str) -> Any:
         row = self._base.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
@@ -112,32 +130,31 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """All recordings, by number."""
-        rows = self._base.execute(f"SELECT {_FIELDS} FROM recordings ORDER BY id")
-        return [_entry(row) for row in rows]
+        with self._told():
+            rows = self._base.execute(f"SELECT {_FIELDS} FROM recordings ORDER BY id")
+            return [_entry(row) for row in rows]
 
     def find(self, path: str) -> Entry | None:
         """The recording at a place."""
-        row = self._base.execute(
+        row = self._do(
             f"SELECT {_FIELDS} FROM recordings WHERE path = ?", (os.fsencode(path),)
         ).fetchone()
         return None if row is None else _entry(row)
 
     def same_content(self, digest: str) -> Entry | None:
         """A recording with this content, wherever it is."""
-        row = self._base.execute(
-            f"SELECT {_FIELDS} FROM recordings WHERE digest = ?", (digest,)
-        ).fetchone()
+        row = self._do(f"SELECT {_FIELDS} FROM recordings WHERE digest = ?", (digest,)).fetchone()
         return None if row is None else _entry(row)
 
     def vectors(self, width: int) -> Iterator[np.ndarray]:
         """float32 (N, D) of every recording, by number."""
-        for (data,) in self._base.execute("SELECT vectors FROM recordings ORDER BY id"):
+        for (data,) in self._do("SELECT vectors FROM recordings ORDER BY id"):
             yield np.frombuffer(data, np.float32).reshape(-1, width)
 
     def nodes(self, number: int | None = None) -> Iterator[bytes]:
         """The nodes of every recording, by number, or of one: int8, as they were put."""
         where = "" if number is None else f"WHERE id = {int(number)}"
-        for (data,) in self._base.execute(f"SELECT nodes FROM recordings {where} ORDER BY id"):
+        for (data,) in self._do(f"SELECT nodes FROM recordings {where} ORDER BY id"):
             yield data or b""
 
     # ------------------------------------------------------------------ writing
@@ -145,7 +162,7 @@ class Store:
     def put(self, entry: Entry, vectors: bytes, nodes: bytes | None) -> None:
         """A recording in, in the place of what was at its path; its number is given here."""
         self.drop(entry.path)
-        self._base.execute(
+        self._change(
             "INSERT INTO recordings (path, digest, size, modified, duration, windows, vectors, "
             "nodes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (*_stored(entry), vectors, nodes),
@@ -154,7 +171,7 @@ class Store:
     def copy(self, old: Entry, entry: Entry) -> None:
         """The vectors of another recording with the same content, at a new place."""
         self.drop(entry.path)
-        self._base.execute(
+        self._change(
             "INSERT INTO recordings (path, digest, size, modified, duration, windows, vectors, "
             "nodes) SELECT ?, ?, ?, ?, ?, ?, vectors, nodes FROM recordings WHERE id = ?",
             (*_stored(entry), old.id),
@@ -162,21 +179,24 @@ class Store:
 
     def touched(self, entry: Entry, size: int, modified: int) -> None:
         """The same content was written again."""
-        self._base.execute(
+        self._do(
             "UPDATE recordings SET size = ?, modified = ? WHERE id = ?", (size, modified, entry.id)
         )
 
     def drop(self, path: str) -> None:
         """A recording out."""
-        self._base.execute("DELETE FROM recordings WHERE path = ?", (os.fsencode(path),))
+        self._change("DELETE FROM recordings WHERE path = ?", (os.fsencode(path),))
 
-    def commit(self, changed: bool) -> None:
+    def _change(self, words: str, values: tuple[Any, ...]) -> None:
+        self._changed = self._do(words, values).rowcount > 0 or self._changed
+
+    def commit(self) -> None:
         """What was written since is on the disk from now on."""
-        if changed:
-            self._base.execute(
-                "UPDATE about SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'"
-            )
-        self._base.commit()
+        if self._changed:
+            self._do("UPDATE about SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
+        with self._told():
+            self._base.commit()
+        self._changed = False
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
