@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -118,8 +119,9 @@ def test_settings_are_checked_and_know_who_can_reach_the_page():
     assert AppSettings().private
     assert AppSettings.of(host="::1").private
     assert not AppSettings.of(host="0.0.0.0").private
-    with pytest.raises(ConfigError, match="most_mb"):
-        AppSettings.of(most_mb=0)
+    for most_mb in (0, float("inf")):
+        with pytest.raises(ConfigError, match="most_mb"):
+            AppSettings.of(most_mb=most_mb)
 
 
 def test_the_command_refuses_wrong_settings_in_one_line():
@@ -147,6 +149,24 @@ def test_a_mistake_of_ours_is_one_sentence(tagger, clip, tmp_path, monkeypatch):
     for said in (desk.heard(str(clip))[1], desk.asked(heard, False, "Rain")[0]):
         assert parts.OURS.split("'")[0] in said
         assert "secret" not in said
+
+
+def test_a_recording_that_was_deleted_is_asked_for_again(tagger, tmp_path):
+    path = write(tmp_path / "short.wav", sound(1))
+    heard = hear(tagger, str(path), 60)
+    path.unlink()
+    with pytest.raises(AudioError, match=r"short\.wav: it was deleted.*send it again"):
+        reasons(tagger, heard, "Rain")
+
+
+def test_what_was_made_of_a_recording_goes_with_it(tagger, tmp_path):
+    pytest.importorskip("gradio")
+    desk = pages._Desk(pages.gradio(), tagger, AppSettings(keep_hours=1), tmp_path)
+    old, new = desk._scratch(), desk._scratch()
+    (old / "sound.html").write_text("its sound")
+    os.utime(old, (0, 0))
+    desk._scratch()
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 # --- in a browser ----------------------------------------------------------------------------
@@ -364,6 +384,19 @@ def test_other_machines_are_let_in_where_they_are_meant_to_be(tagger):
                 assert "It stays on this machine." in httpx.get(served.url).text
                 with pytest.raises(httpx.ConnectError):
                     httpx.get(there)
+
+
+def test_an_address_of_ipv6_is_served(tagger):
+    pytest.importorskip("gradio", reason="the page needs the extra app")
+    httpx = pytest.importorskip("httpx")
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serve(tagger, AppSettings(host="::1")) as served:
+        assert served.url.startswith("http://[::1]:")
+        assert "It stays on this machine." in httpx.get(served.url).text
 
 
 def test_an_address_of_another_machine_is_refused_in_one_line(tagger):

@@ -67,7 +67,13 @@ def hear(tagger: Tagger, file: str, most_seconds: float) -> Heard:
 
 
 def reasons(tagger: Tagger, heard: Heard, label: str, *, search: bool = False) -> Explanation:
-    """Why a label has its score, under the recording's own name; see `atgnn.explain.explain`."""
+    """Why a label has its score, under the recording's own name; see `atgnn.explain.explain`.
+
+    AudioError where the recording has been deleted since.
+    """
+    if not os.path.isfile(heard.file):
+        name = printable(heard.timeline.path or "the recording")
+        raise AudioError(f"{name}: it was deleted here meanwhile: send it again")
     with _named(heard.file):
         found = explain(tagger, heard.file, [label], search=search)
     return replace(found, path=heard.timeline.path)

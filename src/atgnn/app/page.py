@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,5 +182,12 @@ class _Desk:
         return [None, message, update(visible=False), "", *files, update(visible=False)]
 
     def _scratch(self) -> Path:
-        """A new folder: files of two people, or two of one name, never meet."""
-        return Path(tempfile.mkdtemp(dir=self.folder))
+        """A new folder: files of two people, or two of one name, never meet.
+
+        Older ones go as what was sent does: a page of reasons holds its sound.
+        """
+        for old in self.folder.glob("made-*"):
+            with suppress(OSError):
+                if time.time() - old.stat().st_mtime > self.settings.keep_hours * 3600:
+                    shutil.rmtree(old)
+        return Path(tempfile.mkdtemp(prefix="made-", dir=self.folder))

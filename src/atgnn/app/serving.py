@@ -93,32 +93,32 @@ def serve(
     settings = settings or AppSettings()
     gr = gradio()
     _check_address(settings.host, settings.port)
-    ends = ExitStack()
-    scratch = ends.enter_context(
-        tempfile.TemporaryDirectory(prefix="atgnn-app-", ignore_cleanup_errors=True)
-    )
-    ends.enter_context(_uploads_in(Path(scratch) / "sent"))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about options that Gradio will rename
-            page = build(tagger, settings, Path(scratch), review)
-            _, url, _ = page.launch(
-                server_name=settings.host,
-                server_port=settings.port,
-                inbrowser=browser,
-                max_file_size=round(settings.most_mb * 1e6),
-                allowed_paths=[scratch],
-                theme=gr.themes.Base(font=FONTS, font_mono=["ui-monospace", "monospace"]),
-                css=STYLE,
-                head=head(settings),
-                app_kwargs={"middleware": [_headers()], "docs_url": None, "redoc_url": None},
-                **QUIETLY,
-            )
-    except OSError as error:
-        ends.close()
-        # Then follows advice about calls that nobody made.
-        raise _not_there(settings.host, settings.port, str(error).partition(". ")[0]) from None
-    return Served(url, page, ends)
+    with ExitStack() as ends:
+        scratch = ends.enter_context(
+            tempfile.TemporaryDirectory(prefix="atgnn-app-", ignore_cleanup_errors=True)
+        )
+        ends.enter_context(_uploads_in(Path(scratch) / "sent"))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about options that Gradio will rename
+                page = build(tagger, settings, Path(scratch), review)
+                _, url, _ = page.launch(
+                    server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,
+                    server_port=settings.port,
+                    inbrowser=browser,
+                    max_file_size=round(settings.most_mb * 1e6),
+                    allowed_paths=[scratch],
+                    theme=gr.themes.Base(font=FONTS, font_mono=["ui-monospace", "monospace"]),
+                    css=STYLE,
+                    head=head(settings),
+                    app_kwargs={"middleware": [_headers()], "docs_url": None, "redoc_url": None},
+                    **QUIETLY,
+                )
+        except OSError as error:
+            # Then follows advice about calls that nobody made.
+            why = str(error).partition(". ")[0]
+            raise _not_there(settings.host, settings.port, why) from None
+        return Served(url, page, ends.pop_all())
 
 
 def _check_address(host: str, port: int | None) -> None:

@@ -15,7 +15,7 @@ __all__ = ["AppSettings"]
 class AppSettings(BaseModel):
     """Where the page is served, and its limits."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="address to listen at")
     port: int | None = Field(
