@@ -20,14 +20,21 @@ from torch import Tensor
 
 from atgnn import __version__
 from atgnn.checkpoint import Checkpoint
-from atgnn.errors import CheckpointError, ConfigError, LabelError, counted, describe_error, some_of
+from atgnn.errors import (
+    CheckpointError,
+    ConfigError,
+    LabelError,
+    counted,
+    describe_error,
+    printable,
+    some_of,
+)
 from atgnn.files import new_file
 from atgnn.labels import Label, Vocabulary
 from atgnn.model import ATGNN
 from atgnn.model.beside import LabelsBeside, NewLabels
 from atgnn.model.digest import weights_digest
 from atgnn.networks import Network
-from atgnn.tags import printable
 
 __all__ = [
     "KEY",

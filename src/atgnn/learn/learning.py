@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from atgnn.checkpoint import Checkpoint
-from atgnn.errors import ClipsError, ConfigError, LabelError, some_of
+from atgnn.errors import ClipsError, ConfigError, LabelError, is_text, some_of
 from atgnn.labels import Label, Ontology
 from atgnn.learn.fit import Examples, Head, LeftOut, Node, fit_head, fit_node, node_states
 from atgnn.learn.nodes import ClipNodes, Listener, Window
 from atgnn.packs import LabelPack, Lesson, PackedLabel, base_of, model_digest
 from atgnn.synthetic import COUNT, SAMPLE_RATE, synthetic_sounds
 from atgnn.tagger import Taggable
-from atgnn.tags import Failure, is_text
+from atgnn.tags import Failure
 
 __all__ = ["Learned", "Lessons", "learn", "learn_label", "listen", "made_by_rule", "threshold_of"]
 

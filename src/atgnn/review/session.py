@@ -31,6 +31,8 @@ from atgnn.errors import (
     ClipsError,
     ConfigError,
     counted,
+    is_text,
+    printable,
     some_of,
 )
 from atgnn.files import appending, lock, write_all
@@ -38,7 +40,7 @@ from atgnn.learn import ClipNodes, Lessons, Listener, learn_label, listen, made_
 from atgnn.learn.fit import Node
 from atgnn.packs import LabelPack, Lesson, PackedLabel, Review, model_digest, with_packs
 from atgnn.tagger import Excerpt, Scores, Taggable, Tagger
-from atgnn.tags import Failure, is_text, printable
+from atgnn.tags import Failure
 
 __all__ = ["ORDERS", "ReviewSession", "ReviewStore", "Segment", "Verdict"]
 
