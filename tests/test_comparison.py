@@ -247,6 +247,7 @@ def test_weights_that_are_no_numbers_end_a_run_without_validation(recipe, tmp_pa
     )
     with pytest.raises(DivergedError, match="weights are not finite in epoch 1"):
         train(plan.recipe_of(plan.entries[0], 1), tmp_path / "run")
+    assert "ended with an error: the weights are" in (tmp_path / "run" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

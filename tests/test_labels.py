@@ -92,6 +92,11 @@ def test_a_bad_label_file_is_one_line(tmp_path, text, message):
 def test_a_missing_label_file_is_a_label_error(tmp_path):
     with pytest.raises(LabelError, match="cannot read"):
         Vocabulary.from_csv(tmp_path / "none.csv")
+    (tmp_path / "long.csv").write_text(f"name\n{'x' * 200_000}\n")  # no cell of a CSV file is
+    with pytest.raises(LabelError, match="cannot read"):
+        Vocabulary.from_csv(tmp_path / "long.csv")
+    with pytest.raises(LabelError, match=r"no vocabulary 'fsd5k': .*did you mean 'fsd50k'"):
+        Vocabulary.named("fsd5k")
 
 
 def test_index_and_the_nearest_name():

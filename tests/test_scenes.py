@@ -465,6 +465,16 @@ def test_the_same_seed_gives_the_same_bytes(scenes, tmp_path):
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*flac, strict=True))
 
 
+def test_a_full_disk_is_one_line_for_flac_too(scenes, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(ClipsError, match=r"cannot be written \(No space left on device\)"):
+        write_scenes(scenes, tmp_path / "out", form="flac", threads=1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_left_of_what_was_stopped(scenes, tmp_path):
     def stop(done: int) -> None:
         if done == 3:

@@ -118,11 +118,11 @@ class Vocabulary(Sequence[Label]):
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or error
             raise LabelError(f"cannot read the label file {path}: {reason}") from None
-        return cls(_labels_from_rows(list(csv.reader(text.splitlines())), str(path)))
+        return cls(_labels_from_rows(rows, str(path)))
 
     @classmethod
     def audioset(cls) -> Vocabulary:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atgnn.calibrate.background import Background
-from atgnn.calibrate.line import fit_calibration, log_loss, one_label
+from atgnn.calibrate.line import fit_calibration, log_loss
 from atgnn.calibrate.thresholds import SHRINK, Thresholds, fit_thresholds, lifted, mean_f1
 from atgnn.checkpoint import Calibration, Checkpoint, Provenance
 from atgnn.data.clips import Clips
 from atgnn.errors import ClipsError, ConfigError, counted, some_of
 from atgnn.labels import Ontology
+from atgnn.metrics import one_label
 from atgnn.scoring import ScoresError, ScoreTable
 
 __all__ = ["Fit", "calibrate"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from atgnn.checkpoint import Calibration
+from atgnn.metrics import one_label
 
-__all__ = ["fit_calibration", "log_loss", "logits_of", "one_label"]
+__all__ = ["fit_calibration", "log_loss", "logits_of"]
 
 
 def fit_calibration(targets: np.ndarray, scores: np.ndarray, exclusive: bool) -> Calibration:
@@ -69,12 +70,6 @@ def _fit_temperature(targets: np.ndarray, scores: np.ndarray) -> float:
         left, more = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, more) if loss(left) < loss(more) else (left, high)
     return float(np.exp((low + high) / 2))
-
-
-def one_label(targets: np.ndarray) -> np.ndarray:
-    """Which clips have exactly one label and no unknown cell, bool (N,)."""
-    known: np.ndarray = targets.sum(axis=1) == 1  # an unknown cell makes the sum NaN
-    return known
 
 
 def logits_of(scores: np.ndarray) -> np.ndarray:

@@ -17,8 +17,17 @@ from atgnn.data.clips import Clips
 from atgnn.errors import ClipsError
 from atgnn.evaluate.measured import Aligned, Negatives, align
 from atgnn.evaluate.owners import Ownership, owners_of
-from atgnn.evaluate.report import RESAMPLES, one_label_each
-from atgnn.metrics import Interval, Metrics, Owners, Resampled, evaluate_scores, pivotal, resample
+from atgnn.evaluate.report import RESAMPLES
+from atgnn.metrics import (
+    Interval,
+    Metrics,
+    Owners,
+    Resampled,
+    evaluate_scores,
+    one_label,
+    pivotal,
+    resample,
+)
 from atgnn.metrics.resampling import jsonable
 from atgnn.scoring import ScoreTable
 
@@ -192,7 +201,7 @@ def judged_together(
     found = align(list(tables), clips, None, ignore_unknown_labels, skip_bad)
     exclusive = any(table.activation == "softmax" for table in tables)
     targets = found.targets(negatives, as_marked or exclusive)
-    owned, single = owners_of(found.clips), one_label_each(targets)
+    owned, single = owners_of(found.clips), bool(one_label(targets).all())
     metrics = tuple(
         evaluate_scores(targets, scores, found.vocabulary.names, single, owned.owners)
         for scores in found.scores

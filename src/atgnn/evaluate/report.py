@@ -16,6 +16,7 @@ from atgnn.metrics import (
     Resampled,
     d_prime,
     evaluate_scores,
+    one_label,
     reliability,
     resample,
 )
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from atgnn.evaluate.alarms import FalseAlarms
 
-__all__ = ["Intervals", "Report", "class_data", "measure", "one_label_each"]
+__all__ = ["Intervals", "Report", "class_data", "measure"]
 
 RESAMPLES = 1000
 
@@ -158,7 +159,7 @@ def measure(
 
     `seed` decides the draws; `progress` is told the number of resamples done.
     """
-    single = one_label_each(targets)
+    single = bool(one_label(targets).all())
     metrics = evaluate_scores(targets, scores, names, single, owned.owners)
     intervals = None
     if not owned.owners.single:
@@ -182,11 +183,6 @@ def measure(
         scores=scores,
         **about,
     )
-
-
-def one_label_each(targets: np.ndarray) -> bool:
-    """Whether every clip of (N, L) has exactly one label and no unknown cell."""
-    return bool((targets.sum(axis=1) == 1).all())  # an unknown cell makes the sum NaN
 
 
 def class_data(metrics: Metrics, intervals: Intervals | None) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from atgnn.metrics.ranking import (
     average_precision,
     d_prime,
     label_ranking,
+    one_label,
     precision_recall,
     roc_auc,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "d_prime",
     "evaluate_scores",
     "label_ranking",
+    "one_label",
     "pivotal",
     "precision_recall",
     "reliability",

@@ -26,6 +26,7 @@ __all__ = [
     "d_prime",
     "hits",
     "label_ranking",
+    "one_label",
     "precision_recall",
     "ranked_precision",
     "roc_auc",
@@ -192,11 +193,17 @@ def accuracy(targets: ArrayLike, scores: ArrayLike) -> float:
     return float(hits(*checked(targets, scores)).mean())
 
 
+def one_label(targets: np.ndarray) -> np.ndarray:
+    """Which clips of targets (N, L) have exactly one label and no unknown cell, bool (N,)."""
+    known: np.ndarray = targets.sum(axis=1) == 1  # an unknown cell makes the sum NaN
+    return known
+
+
 def hits(truth: np.ndarray, given: np.ndarray) -> np.ndarray:
     """Which clips are named right, float64 (N,); see `accuracy`."""
     if truth.ndim != 2:
         raise AtgnnError(f"accuracy needs targets of shape (clips, labels), got {truth.shape}")
-    odd = np.flatnonzero(np.isnan(truth).any(axis=1) | (np.nansum(truth, axis=1) != 1))
+    odd = np.flatnonzero(~one_label(truth))
     if len(odd):
         raise AtgnnError(
             f"accuracy needs exactly one label per clip and no unknown ones: {len(odd)} of "

@@ -46,13 +46,14 @@ def chosen_epochs(run: Path, epochs: tuple[int, int] | None) -> dict[int, Path]:
         if not kept:
             raise ConfigError(f"{run} has kept no epochs: train it with --set keep_epochs=20")
         return kept
-    missing = [epoch for epoch in range(epochs[0], epochs[1] + 1) if epoch not in kept]
-    if missing:
+    wanted = range(epochs[0], epochs[1] + 1)
+    missing = next((epoch for epoch in wanted if epoch not in kept), None)
+    if missing is not None:
         raise ConfigError(
-            f"{run} has not kept epoch {missing[0]}; it has {there or 'none'}: choose among these, "
+            f"{run} has not kept epoch {missing}; it has {there or 'none'}: choose among these, "
             "or train with more keep_epochs"
         )
-    return {epoch: kept[epoch] for epoch in range(epochs[0], epochs[1] + 1)}
+    return {epoch: kept[epoch] for epoch in wanted}
 
 
 def ranges(numbers: Sequence[int]) -> str:

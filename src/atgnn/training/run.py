@@ -4,7 +4,7 @@ import errno
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,12 @@ def _fit(
     trainer = make_trainer(recipe, keeper.out, cluster, [keeper, point])
     try:
         fit(trainer, module, loaders, last if resume else None)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, AtgnnError) as stop:
         if cluster.leads:
-            folder.draw()
-            folder.tell("It was interrupted.")
+            asked = isinstance(stop, KeyboardInterrupt)
+            with suppress(OSError, AtgnnError):  # a full disk: what is raised says so
+                folder.draw()
+                folder.tell("It was interrupted." if asked else f"It ended with an error: {stop}.")
         raise
     finally:
         leave_processes()  # from here on the first one works alone

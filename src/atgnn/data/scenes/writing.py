@@ -10,6 +10,7 @@ OUT/scenes.json        the settings, and a report
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import Counter
@@ -165,8 +166,10 @@ class _Making:
         scene = self.scenes[number]
         self.events[number] = scene.events
         if self.form != "packed":
-            place = self.folder / "audio" / self.names[number]
-            soundfile.write(place, scene.samples, self.scenes.settings.rate, subtype="PCM_16")
+            flac, rate = io.BytesIO(), self.scenes.settings.rate
+            soundfile.write(flac, scene.samples, rate, "PCM_16", format="FLAC")
+            # Through Python: libsndfile would not say that the disk is full.
+            (self.folder / "audio" / self.names[number]).write_bytes(flac.getbuffer())
         return scene.samples
 
     def run(self, threads: int, progress: Callable[[int], None] | None) -> None:

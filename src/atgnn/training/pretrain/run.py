@@ -200,8 +200,10 @@ def _pass_over(out: Path, failures: dict[Path, str], say: Callable[[str], None])
     if not failures:
         return
     file = out / "unreadable.csv"
-    before = list(csv.reader(file.open(encoding="utf-8"))) if file.is_file() else []
-    rows = {row[0]: row[1] for row in before[1:]}
+    rows: dict[str, str] = {}
+    if file.is_file():
+        with file.open(encoding="utf-8", newline="") as before:
+            rows = {row[0]: row[1] for row in [*csv.reader(before)][1:]}
     rows |= {str(path): reason for path, reason in failures.items()}
     write_rows(file, [("path", "reason"), *rows.items()])
     say(
