@@ -83,7 +83,7 @@ def ensemble(
         why = "with score files alone, where no model listens"
         refuse_idle(context, why, "device", "precision", "batch_size")
     tables = [ScoreTable.read(file) for file in files]
-    chosen = open_clips(clips) if clips is not None and models else None
+    chosen = open_clips(clips, labelled=False) if clips is not None and models else None
     for model in models:
         assert chosen is not None
         tagger = Tagger.from_pretrained(model, device, precision)

@@ -68,7 +68,7 @@ def import_(
         files,
         names=names,
         labels=labels,
-        clips=None if clips is None else clips_of(open_clips(clips)),
+        clips=None if clips is None else clips_of(open_clips(clips, labelled=False)),
         to=None if to is None else target_labels(to),
         fill=fill,
         logits=logits,

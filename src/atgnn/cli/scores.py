@@ -88,7 +88,7 @@ def score(
         refuse_idle(context, "without hf:, as a checkpoint says it", "window", "activation")
         scorer = Tagger.from_pretrained(model, device, precision)
     wanted = None if to is None else target_labels(to)
-    opened = open_clips(clips)
+    opened = open_clips(clips, labelled=False)
     chosen = choose_clips(clips_of(opened), fold=fold, split=split)
     failures: list[Failure] = []
     with counter(len(chosen)) as progress:
