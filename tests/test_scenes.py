@@ -509,7 +509,7 @@ def test_the_command(sounds, tmp_path):
         (["--form", "mp3"], "unknown form 'mp3'"),
         (["--events", "9"], "lower the number of events (--events 1:"),
         (["--cooccurrence", "training"], "needs --like"),
-        (["--cooccurrence", str(tmp_path / "no.csv")], "not a readable co-occurrence table"),
+        (["--cooccurrence", str(tmp_path / "no.csv")], "no co-occurrence"),
         (["--level", "loud"], "give FROM:TO"),
         (["--unmarked", "maybe"], "unmarked"),
         ([], "is not empty"),
