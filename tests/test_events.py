@@ -15,6 +15,7 @@ from atgnn.events import (
     Stream,
     curve,
     detect,
+    heard,
     timelines,
 )
 from atgnn.tagger import Scores, Tagger
@@ -237,6 +238,20 @@ def test_other_recordings_change_nothing(tagger, stereo, tmp_path):
     (scores,) = tagger.score_many(sources[:1], window=1.0, hop=0.3)
     best = scores.mean.max()
     assert found[0].tags[0].score == pytest.approx(best, abs=1e-4)
+
+
+def test_of_what_is_read_for_bands_only_events_and_scores_are_kept(tagger, stereo, tmp_path):
+    soundfile.write(tmp_path / "a.wav", stereo, RATE)
+    paths = [str(tmp_path / "a.wav"), str(tmp_path / "none.wav"), str(tmp_path / "a.wav")]
+    settings = EventSettings(window_s=1.0, hop_s=0.5, on=0.1, bands=True)
+    first, missing, again = heard(tagger, paths, settings, on_error="collect")
+    assert isinstance(missing[0], Failure)
+    (whole,) = timelines(tagger, paths[:1], settings)
+    assert first[1] == again[1] == whole.events
+    assert first[1][0].low_hz is not None
+    (scores,) = tagger.score_many(paths[:1], window=1.0, hop=0.5, share_batches=False)
+    np.testing.assert_allclose(first[0].windows, scores.windows, atol=1e-5)
+    assert first[0].windows.base is None, "the rows they were cut from are not held"
 
 
 def test_a_stream_without_sound_or_with_bad_sound(tagger):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from atgnn.archive.store import FORMAT, VERSION, About
@@ -11,8 +9,6 @@ from atgnn.events import EventSettings, Listening
 from atgnn.tagger import Tagger
 
 __all__ = ["ArchiveSettings", "describe"]
-
-Choice: TypeAlias = "dict[str, int | float | bool | None]"
 
 
 class ArchiveSettings(BaseModel):
@@ -24,11 +20,6 @@ class ArchiveSettings(BaseModel):
     threshold: float | None = Field(None, ge=0, le=1)
     ancestors: bool = False
     events: EventSettings | None = None
-
-    @property
-    def choice(self) -> Choice:
-        """What `Selector.tagging` takes."""
-        return {"top": self.top, "threshold": self.threshold, "ancestors": self.ancestors}
 
     def framing(self, tagger: Tagger) -> tuple[float, float]:
         """Length and step of the windows in seconds, each a whole number of samples.

@@ -12,10 +12,10 @@ from typing import Any
 from atgnn.archive.listing import Sound
 from atgnn.archive.rows import failed, tagged
 from atgnn.archive.settings import ArchiveSettings
-from atgnn.events import Listening, events_in
+from atgnn.events import heard
 from atgnn.files import content_digest
 from atgnn.tagger import Scores, Tagger
-from atgnn.tags import Failure
+from atgnn.tags import Event, Failure
 
 __all__ = ["make_rows"]
 
@@ -33,24 +33,33 @@ def make_rows(
     Decoding runs ahead of the network, and windows of several recordings share a batch; what waits
     in memory is bounded by a few batches, and by the scores of one recording.
     """
-    listening = None if settings.events is None else Listening(tagger, settings.events)
-    with _Digests(sounds) as digests:
-        results = (listening or tagger).score_many(
-            digests.files(), batch_size=batch_size, on_error="collect"
-        )
-        with closing(results):
-            for result in results:
-                sound, digest = digests.next()
-                yield _row(tagger, settings, listening, sound, digest, result)
+    with (
+        _Digests(sounds) as digests,
+        closing(_results(tagger, settings, digests.files(), batch_size)) as results,
+    ):
+        for result, events in results:
+            yield _row(tagger, settings, *digests.next(), result, events)
+
+
+def _results(
+    tagger: Tagger, settings: ArchiveSettings, files: Iterator[str], batch_size: int | None
+) -> Generator[tuple[Scores | Failure, tuple[Event, ...] | None], None, None]:
+    """What was heard in every file, with its events where they are asked for."""
+    if settings.events is not None:
+        yield from heard(tagger, files, settings.events, batch_size=batch_size, on_error="collect")
+        return
+    with closing(tagger.score_many(files, batch_size=batch_size, on_error="collect")) as results:
+        for result in results:
+            yield result, None
 
 
 def _row(
     tagger: Tagger,
     settings: ArchiveSettings,
-    listening: Listening | None,
     sound: Sound,
     digest: str | OSError,
     result: Scores | Failure,
+    events: tuple[Event, ...] | None,
 ) -> Any:
     if isinstance(result, Failure):
         return failed(sound, str(result))
@@ -60,10 +69,6 @@ def _row(
         return failed(
             sound, f"{sound.path}: was written to while it was tagged; --resume does it again"
         )
-    events = None
-    if listening is not None:
-        events = events_in(result, tagger.checkpoint, listening.settings)
-        result = listening.whole(result)
     tagging = tagger.selector.tagging(
         result.path,
         result.duration,

@@ -16,7 +16,7 @@ the course of all labels; `detector`: from that to events; `recordings` and `str
 from atgnn.events.curves import Curve, MomentCurve, Stretch, curve
 from atgnn.events.detector import Detector
 from atgnn.events.listening import Listening
-from atgnn.events.recordings import detect, events_in, timelines
+from atgnn.events.recordings import detect, events_in, heard, timelines
 from atgnn.events.settings import EventSettings
 from atgnn.events.stream import Stream
 from atgnn.tags import Event, Timeline
@@ -34,5 +34,6 @@ __all__ = [
     "curve",
     "detect",
     "events_in",
+    "heard",
     "timelines",
 ]

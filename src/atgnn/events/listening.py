@@ -5,9 +5,8 @@ B windows of a batch, N of a piece, T frames, P moments of a window, L labels, F
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +55,7 @@ class Listening:
         sources: Iterable[Taggable],
         batch_size: int | None = None,
         on_error: Literal["raise", "collect"] = "raise",
-    ) -> Iterator[Piece | Failure]:
+    ) -> Generator[Piece | Failure, None, None]:
         """What is read of recordings, as `Tagger.pieces`; no batch holds windows of two."""
         with closing(self.tagger.pieces(sources, **self._how(batch_size, on_error))) as pieces:
             yield from pieces
@@ -81,12 +80,8 @@ class Listening:
             "reading": self.reading,
         }
 
-    def whole(self, read: Scores) -> Scores:
-        """The scores of whole windows (N, L) of what was read."""
-        return replace(read, windows=self._layout.whole(read.windows))
-
     def whole_rows(self, rows: np.ndarray) -> np.ndarray:
-        """The same of rows (N, D)."""
+        """The scores of whole windows (N, L) in rows (N, D)."""
         return self._layout.whole(rows)
 
 

@@ -6,6 +6,8 @@ L labels, N windows of a piece.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +19,7 @@ from atgnn.events.settings import EventSettings
 from atgnn.tagger import Piece, Scores, Taggable, Tagger
 from atgnn.tags import Event, Failure, Timeline
 
-__all__ = ["detect", "events_in", "timelines"]
+__all__ = ["detect", "events_in", "heard", "timelines"]
 
 
 def detect(
@@ -68,6 +70,35 @@ def timelines(
         if piece.last:
             yield draft.timeline(choice)
             draft = None
+
+
+def heard(
+    tagger: Tagger,
+    sources: Iterable[Taggable],
+    settings: EventSettings,
+    *,
+    batch_size: int | None = None,
+    on_error: Literal["raise", "collect"] = "raise",
+) -> Iterator[tuple[Scores | Failure, tuple[Event, ...]]]:
+    """The scores of recordings' windows and their events, in order; see `Tagger.score_many`.
+
+    Whatever else was read of the windows, for bands say, is used and not kept.
+    """
+    listening = Listening(tagger, settings)
+    detector = listening.detector()
+    parts: list[Piece] = []
+    events: list[Event] = []
+    with closing(listening.pieces(sources, batch_size, on_error)) as pieces:
+        for piece in pieces:
+            if isinstance(piece, Piece):
+                events += _events_of(detector, piece)
+                parts.append(replace(piece, windows=listening.whole_rows(piece.windows).copy()))
+                if not piece.last:
+                    continue
+                yield Scores.joined(parts), _in_order(events)
+            else:
+                yield piece, ()
+            detector, parts, events = listening.detector(), [], []
 
 
 def events_in(scores: Scores, checkpoint: Checkpoint, settings: EventSettings) -> tuple[Event, ...]:
