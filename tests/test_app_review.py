@@ -58,6 +58,9 @@ def test_sounds_without_a_pack_are_refused():
     result = CliRunner().invoke(app, ["app", "sounds/"])
     assert result.exit_code == 2
     assert "give --pack" in result.output
+    alone = CliRunner().invoke(app, ["app", "--pack", "cow.pack", "--label", "cow"])
+    assert alone.exit_code == 2
+    assert "give the recordings to review" in alone.output
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import subprocess
+import xml.dom.minidom
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -411,6 +412,7 @@ def test_start_chooses_the_window(tagger):
 
 def test_silence_has_no_regions_and_says_so(tagger):
     found = explain(tagger, (np.zeros(2 * RATE, np.float32), RATE), ["Dog"])
+    assert found["Dog"].score == 0, "as the tagger has it"
     assert found["Dog"].regions == ()
     assert found["Dog"].sufficient is None
     assert "no regions are shown" in found.notes[-1]
@@ -598,13 +600,15 @@ def test_a_recording_of_ultrasound_has_a_page(run, tmp_path):
 def test_a_label_of_a_pack_is_explained(run, model_folder, tmp_path):
     checkpoint = Checkpoint.from_pretrained(model_folder)
     rows = NewLabels(checkpoint.model.config, 1).state_dict()
-    label = PackedLabel(label=Label(name="my\ncow"))
+    label = PackedLabel(label=Label(name="my\ncow \x1b日本"))
     pack = LabelPack(model_digest(checkpoint), len(LABELS), [label], rows)
     path = write(tmp_path / "sound.wav", sound(1))
     where = pack.write(tmp_path / "cow.pack")
-    result = run(path, "--quick", "--label", "my\ncow", "--pack", where, "--out", "a.json")
+    result = run(path, "--quick", "--label", "my\ncow \x1b日本", "--pack", where, "--out", "a.svg")
     assert result.exit_code == 0, result.output
-    assert r"0.50  my\ncow" in result.stdout
+    assert result.stdout.startswith(r"0.50  my\ncow \x1b日本")
+    assert result.stderr == ""
+    assert xml.dom.minidom.parse(str(tmp_path / "a.svg"))
 
 
 def test_writing_into_nowhere_is_one_line(run, tmp_path):

@@ -298,6 +298,17 @@ def test_a_cache_that_cannot_be_written_is_done_without(checkpoint, tmp_path):
     assert listener.clip(hiss(1)).windows
 
 
+def test_a_user_without_a_home_keeps_nothing(checkpoint, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    listener = Listener.of(checkpoint)
+    assert listener.cache is None
+    assert listener.clip(hiss(1)).windows
+
+
 def test_long_clips_are_heard_in_part(checkpoint):
     clip = Listener(checkpoint).clip(hiss(0, 30.0))  # windows of 2 s
     assert len(clip.windows) == 6

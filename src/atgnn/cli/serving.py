@@ -43,6 +43,8 @@ def serve(
     """
     if pack is None and (sounds or label):
         raise ConfigError("sounds and --label are for a review: give --pack PACK as well")
+    if label and not sounds:
+        raise ConfigError("--label is for a review: give the recordings to review as well")
     from atgnn.app import AppSettings, Review
     from atgnn.app import serve as serving
     from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint

@@ -161,6 +161,7 @@ class _Opened:
         frames = config.samples_to_frames(len(samples))  # what follows is padding
         end = start + heard.duration
         picture = mel[0, :frames].T.cpu().numpy()
+        self.silent = samples.min() == samples.max()  # the tagger's scores are 0 then
         self.window = Window(start, end, heard.samples, heard.rate, picture, _bands(config))
         self.examination = examiner.examine(mel)
         places = NodePlaces(examiner.model.config, config, 0)
@@ -179,7 +180,7 @@ class _Opened:
         regions = regions_of(grid, weights, strongest(weights, COVERED))
         return Evidence(
             label=checkpoint.vocabulary.names[label],
-            score=float(checkpoint.scores(examination.logits)[label]),
+            score=0.0 if self.silent else float(checkpoint.scores(examination.logits)[label]),
             window=place,
             from_labels=examination.from_labels[label],
             regions=regions,

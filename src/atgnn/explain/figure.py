@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from atgnn.errors import MissingExtraError
+from atgnn.errors import MissingExtraError, printable
 from atgnn.explain.axes import Axes, hertz
 from atgnn.explain.picture import COLOURS
 from atgnn.explain.records import Evidence, Explanation, Window
@@ -25,7 +26,9 @@ INK, UP, DOWN = "#1c2430", "#157a4e", "#b4332a"
 def draw(explanation: Explanation, form: str) -> bytes:
     """The figure as a file; `form` is "png" or "svg"."""
     file = io.BytesIO()
-    figure(explanation).savefig(file, format=form, dpi=DOTS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # it draws a box in its place
+        figure(explanation).savefig(file, format=form, dpi=DOTS)
     return file.getvalue()
 
 
@@ -93,5 +96,5 @@ def _influences(panel: Any, one: Evidence) -> None:
 
 
 def _plain(text: str) -> str:
-    """A name in which nothing means mathematics to matplotlib."""
-    return text.replace("$", r"\$")
+    """A name in which nothing means mathematics to matplotlib, or is forbidden in SVG."""
+    return printable(text).replace("$", r"\$")

@@ -163,8 +163,12 @@ class Listener:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, folder: str | os.PathLike[str] | None = None) -> "Listener":
-        """With the cache in `folder`, by default the user's."""
-        return cls(checkpoint, NodeCache(model_digest(checkpoint), folder))
+        """With the cache in `folder`, by default the user's; a user without a home has none."""
+        try:
+            cache = NodeCache(model_digest(checkpoint), folder)
+        except RuntimeError:
+            return cls(checkpoint)
+        return cls(checkpoint, cache)
 
     def clips(self, sources: Iterable[Taggable]) -> Iterator[ClipNodes | Failure]:
         """The nodes of every clip, or why it has none; in order."""
