@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import tiny_checkpoint, write
+from helpers import RATE, tiny_checkpoint, write
 from test_learn import HISSES, WHISTLES, few_sounds_by_rule, hiss, whistle  # noqa: F401
 from typer.testing import CliRunner
 
@@ -76,6 +76,11 @@ def test_what_was_judged_is_not_shown_again_unless_taken_back(place, session):
     assert first.place not in {one.place for one in session.segments(recordings(place))}
     session.judge(first, "withdraw", "Ada")
     assert session.segments(recordings(place), "best", 1)[0].place == first.place
+
+
+def test_less_than_a_millisecond_is_no_segment(session, tmp_path):
+    path = write(tmp_path / "a.wav", whistle(3, 2.0 + 4 / RATE)[0])
+    assert [(one.start, one.end) for one in session.segments([str(path)])] == [(0.0, 2.0)]
 
 
 def test_of_one_recording_only_a_few_segments_are_shown(place, session, tmp_path):

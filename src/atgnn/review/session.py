@@ -388,9 +388,10 @@ def _segments(path: str, scores: Scores | Failure, column: int) -> list[Segment]
         return Failure(path, AudioError(problem))
     found = []
     ends = np.cumsum(scores.seconds)
-    for end, seconds, row in zip(ends, scores.seconds, scores.windows, strict=True):
-        start = round(float(end - seconds), 3)
-        found.append(Segment(path, start, round(float(end), 3), round(float(row[column]), 6)))
+    for last, seconds, row in zip(ends, scores.seconds, scores.windows, strict=True):
+        start, end = round(float(last - seconds), 3), round(float(last), 3)
+        if start < end:  # of less than a millisecond nobody can judge
+            found.append(Segment(path, start, end, round(float(row[column]), 6)))
     return found
 
 
