@@ -307,6 +307,7 @@ def test_a_frozen_encoder_stays_as_it_is():
     [
         ({"width": 20, "heads": 4}, "width must be a multiple of twice the heads"),
         ({"pool_after": (3,)}, "pool_after names layers before the last one, 3"),
+        ({"in_channels": 2}, "in_channels is 2: it hears one waveform"),
         ({"n_mels": 64}, "it hears the waveform, not 64 mel bins: set front_end={preset: own}"),
     ],
 )

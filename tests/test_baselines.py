@@ -276,6 +276,8 @@ def test_presets():
         network_preset("light0")
     with pytest.raises(ConfigError, match="unknown model setting 'channels'"):
         network_preset("lite0", channels=3)
+    with pytest.raises(ConfigError, match=r"width: .* finite number"):
+        network_preset("lite0", width=float("inf"))
     assert isinstance(network_preset("lite2"), EfficientNetLiteConfig)
     empty = empty_network(network_preset("lite4"))
     assert next(empty.parameters()).device.type == "meta"

@@ -719,6 +719,7 @@ def bad_changes() -> Iterator[tuple[dict[str, Any], str]]:
     yield {"blocks": (1, 1)}, "blocks needs one entry per stage: 3"
     yield {"stem_widths": (8, 16)}, "same number of entries"
     yield {"stem_widths": (8, 16, 24)}, "the stem must end"
+    yield {"stem_widths": (), "stem_strides": ()}, "stem_widths: .* at least 1 item"
     yield {"label_blocks": (1, 1)}, "label_blocks needs one entry"
     yield {"channels": (16, 24, 34)}, "multiples of 4"
     yield {"label_width": 18}, "label widths must be multiples"

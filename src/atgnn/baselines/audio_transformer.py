@@ -59,6 +59,8 @@ class AudioTransformerConfig(BaselineConfig):
             raise ValueError(
                 f"it hears the waveform, not {self.n_mels} mel bins: set front_end={{preset: own}}"
             )
+        if self.in_channels != 1:
+            raise ValueError(f"in_channels is {self.in_channels}: it hears one waveform")
         if self.width % (2 * self.heads):
             raise ValueError("width must be a multiple of twice the heads")
         if any(number >= self.layers for number in self.pool_after):

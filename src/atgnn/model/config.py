@@ -30,7 +30,7 @@ class LayoutConfig(BaseModel):
         front_end: the name in `atgnn.frontend.FRONT_ENDS` of what such a network hears.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     front_end: ClassVar[str] = "paper"
 
     kind: str
@@ -61,7 +61,7 @@ class ModelConfig(LayoutConfig):
     kind: Literal["atgnn"] = "atgnn"
     nominal_frames: int = Field(1024, ge=1, description="frames that stored positions are made for")
 
-    stem_widths: tuple[PositiveInt, ...] = (40, 80, 80)
+    stem_widths: tuple[PositiveInt, ...] = Field((40, 80, 80), min_length=1)
     stem_strides: tuple[PositiveInt, ...] = (2, 2, 1)
     channels: tuple[PositiveInt, ...] = Field((80, 160, 400, 640), min_length=1)
     blocks: tuple[PositiveInt, ...] = Field(
