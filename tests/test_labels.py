@@ -169,7 +169,7 @@ def test_ancestors_follow_every_parent(ontology):
 
 
 def test_pairs_match_the_published_enhancement_rules(ontology):
-    """The counts of SPEC D: edges of nodes that are exactly [abstract] do not count."""
+    """Edges of nodes that are exactly [abstract] do not count."""
 
     def open_ancestors(mid: str) -> set[str]:
         found: set[str] = set()

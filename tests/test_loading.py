@@ -102,7 +102,7 @@ def test_decoded_clips_are_kept_while_there_is_room(clips, monkeypatch):
 
 
 def reference(a, b, share):
-    """PSLA's mixup, with its steps one after another (SPEC A9)."""
+    """PSLA's mixup, with its steps one after another."""
     a, b = a - a.mean(), b - b.mean()
     b = np.pad(b[: len(a)], (0, max(0, len(a) - len(b))))
     mixed = share * a + (1 - share) * b

@@ -84,7 +84,7 @@ def sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def count_by_formula(c: ModelConfig) -> int:
-    """SPEC section H, term by term."""
+    """Parameters, term by term."""
     stem = (c.in_channels, *c.stem_widths)
     rows, columns = c.grid(c.nominal_frames)
     total = sum(9 * a * b + 3 * b for a, b in pairwise(stem))
@@ -124,7 +124,7 @@ def test_parameters_follow_the_formulas(name: str) -> None:
     ],
 )
 def test_published_parameter_counts(name: str, changes: dict[str, int], millions: float) -> None:
-    """The formulas, which the models follow exactly, give SPEC's table."""
+    """The formulas, which the models follow exactly, give these numbers."""
     count = count_by_formula(preset(name, **changes)) / 1e6
     assert count == pytest.approx(millions, abs=1e-3)
 
@@ -199,7 +199,7 @@ def test_mini_is_small() -> None:
 
 
 def test_schedules() -> None:
-    """SPEC F2."""
+    """Neighbours and dilations of Vision GNN's code."""
     iso = preset("iso-s")
     assert iso.neighbours == (9, 9, 10, 10, 11, 12, 12, 13, 13, 14, 15, 15, 16, 16, 17, 18)
     assert iso.dilations == (1,) * 4 + (2,) * 4 + (3,) * 4 + (4,) * 4
@@ -213,7 +213,7 @@ def test_schedules() -> None:
 
 
 def test_grids() -> None:
-    """SPEC F3."""
+    """Of the paper's 128 x 1024, and of 1056 frames."""
     config = preset("pyr-s")
     assert [config.grid(1024, s) for s in range(4)] == [(32, 256), (16, 128), (8, 64), (4, 32)]
     assert [config.grid(1056, s) for s in range(4)] == [(32, 264), (16, 132), (8, 66), (4, 33)]
@@ -602,7 +602,7 @@ def test_equation_4_labels_take_l_i_minus_x_j() -> None:
 
 
 def test_update_is_a_grouped_convolution_of_interleaved_channels() -> None:
-    """SPEC F4: x_0, m_0, x_1, m_1, ... into a 1x1 convolution with 4 groups."""
+    """As published: x_0, m_0, x_1, m_1, ... into a 1x1 convolution with 4 groups."""
     torch.manual_seed(0)
     layer = GraphUpdate(8, 12, 4, sign=1).eval()
     nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)

@@ -65,7 +65,7 @@ def test_size_and_work_are_measured(plain):
         assert row.millions == cost.trainable_parameters / 1e6
         assert row.gmacs == cost.gmacs
     sizes = {round(row.millions, 3) for row in plain["table1"].rows}
-    assert sizes == {26.836}  # as SPEC has it; k changes nothing
+    assert sizes == {26.836}  # k changes nothing
     more = reproduce("table1", labels=527)
     assert more.rows[0].millions > plain["table1"].rows[0].millions
 

@@ -248,7 +248,7 @@ def test_report_reads_well(fixtures: Path) -> None:
 
 
 def vision_gnn(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Keys and shapes of the published ImageNet files, as SPEC F1 to F7 describe them."""
+    """Keys and shapes of the published ImageNet files, as Vision GNN's code names them."""
     blocks, channels = {
         "pyr-ti": ((2, 2, 6, 2), (48, 96, 240, 384)),
         "pyr-s": ((2, 2, 6, 2), (80, 160, 400, 640)),
@@ -294,7 +294,7 @@ def vision_gnn(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "prediction.4.bias", (1000,)
 
 
-PUBLISHED_SIZES = {  # million trainable parameters at 224 px, 1000 classes: SPEC F1
+PUBLISHED_SIZES = {  # million trainable parameters at 224 px, 1000 classes
     "pyr-ti": 10.714,
     "pyr-s": 27.252,
     "pyr-m": 49.526,

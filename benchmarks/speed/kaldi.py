@@ -15,7 +15,7 @@ def fbank(wave: Tensor, config: FrontEndConfig) -> Tensor:
     """Log-mel ``(T, F)`` of one clip ``(S,)``, before normalisation.
 
     Every step is a pass over all frames, the filters are made anew for each clip and multiplied
-    as one dense matrix (SPEC, A1 to A3).
+    as one dense matrix.
     """
     wave = wave - wave.mean()
     frames = wave.unfold(0, config.window, config.hop)

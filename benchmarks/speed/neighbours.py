@@ -2,7 +2,7 @@
 
 python -m benchmarks.speed neighbours                    # pyr-s, one clip of 10 s
 
-Dilation shrinks as k grows (SPEC F2: at most 49 over k), so a patch looks for its k x dilation
+Dilation shrinks as k grows (Vision GNN: at most 49 over k), so a patch looks for its k x dilation
 nearest among about as many. The paper's mAP for these k is 57.9, 57.7, 57.7, 57.9, 57.6: flat.
 Differences of that size are smaller than the sounds at hand can show, and none is measured here.
 """

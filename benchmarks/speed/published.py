@@ -3,7 +3,7 @@
 Channels-first 1x1 convolutions; the full distance matrix with all its terms and a stored position
 table in every block; `topk` of k x dilation, every dilation-th kept; nodes and neighbours both
 gathered to (B, C, N, K); the pair interleaved before a grouped convolution. Source: Vision GNN and
-the ATGNN author's code as SPEC sections F and G describe them. Nothing here is fast on purpose.
+the ATGNN author's code. Nothing here is fast on purpose.
 
 B batch, C channels, H frequency, W time, N = H x W patches, M candidates, K neighbours, S labels.
 """

@@ -20,7 +20,7 @@ class Cost:
 
 
 # The paper's Table I and II: million parameters and "GFLOPs" (multiply-accumulates in fact).
-# SPEC section H tells how far the two can agree.
+# docs/paper.md tells how far the two can agree.
 PAPER: dict[str, tuple[float, float]] = {
     "iso-s": (38.7, 14.93),
     "pyr-s-encoder": (27.3, 12.94),

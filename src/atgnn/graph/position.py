@@ -91,7 +91,7 @@ def legacy_table(nodes: int, ratio: int, channels: int) -> Tensor:
     """The published relative table for `nodes` nodes, negated, ready to add: ``(N, N / ratio^2)``.
 
     Built on the largest square grid that fits into the node count, then stretched (bicubic) to the
-    node counts, whatever the true grid is: the geometry of the published code (SPEC, F5).
+    node counts, whatever the true grid is: the geometry of Vision GNN's code.
     """
     side = int(nodes**0.5)
     steps = torch.arange(side)

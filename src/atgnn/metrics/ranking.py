@@ -1,8 +1,8 @@
 """Metrics of a ranking: average precision, ROC-AUC, d', lwlrap, and accuracy.
 
-The definitions are scikit-learn's (step-sum average precision, ties shared); SPEC E9 for the means
-and d'. A label is sorted once (`Ranking`) and can then be measured under any number of weightings
-of its clips, which is what resampling needs.
+The definitions are scikit-learn's (step-sum average precision, ties shared), the means over labels
+and d' those of PSLA's `stats.py`. A label is sorted once (`Ranking`) and can then be measured under
+any number of weightings of its clips, which is what resampling needs.
 """
 
 from __future__ import annotations

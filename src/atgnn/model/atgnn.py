@@ -3,7 +3,8 @@
 S. Singh, C. J. Steinmetz, E. Benetos, H. Phan, D. Stowell: "ATGNN: Audio Tagging Graph Neural
 Network", IEEE Signal Processing Letters, 2023. Patch side after Vision GNN (Han et al., 2022).
 
-B batch, T frames, C channels, S labels.
+B batch, C channels, S labels, H width of the head; T frames of a spectrogram, F x T the grid of its
+patch nodes.
 """
 
 import math
@@ -108,7 +109,7 @@ def initialise(model: ATGNN, residual_scale: float = 1.0) -> None:
 
     `residual_scale` is the scale of the batch normalisation that ends each residual branch: 1 as
     published; 0 makes every block start as the identity, which learns faster from few clips.
-    Source: SPEC F6 (patches) and G2 (labels).
+    Source: Vision GNN's code (patches) and that of the paper's author (labels).
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

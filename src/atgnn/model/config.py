@@ -55,7 +55,7 @@ class LayoutConfig(BaseModel):
 class ModelConfig(LayoutConfig):
     """Every choice of layout. Defaults are pyr-s with label blocks, in the author's layout.
 
-    Choices that the paper leaves open are marked (open); see docs on the paper and its code.
+    Choices that the paper leaves open are marked (open); docs/paper.md lists them.
     """
 
     kind: Literal["atgnn"] = "atgnn"

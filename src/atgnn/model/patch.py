@@ -51,7 +51,7 @@ MOST_GRIDS = 8  # whose tables of relative position are kept
 class Stem(nn.Module):
     """Overlapping convolutions that turn a spectrogram into patch nodes.
 
-    The last one has no activation. Source: Vision GNN (SPEC, F3).
+    The last one has no activation. Source: Vision GNN.
 
     `lean`: in training, all but the last are computed again (`model/segments.py`): the first ones
     cost little and leave the most.

@@ -95,7 +95,7 @@ def roll(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.roll(wave, int(rng.integers(len(wave))))
 
 
-# Mixup of PSLA (SPEC A9), of clips a and b with a share s from Beta(alpha, alpha): b is padded
+# Mixup of PSLA, of clips a and b with a share s from Beta(alpha, alpha): b is padded
 # with zeros at its end, or cut, to the length of a; both are freed of their mean; the mixture is
 # s a + (1 - s) b. So s a + (1 - s) b as they are, less one number: the same mixture of the means.
 

@@ -4,7 +4,7 @@ Type I: a clip is marked with a label, but not with a child that is there (Dog w
 Type II: it is marked with a child, but not with a parent (Bark without Dog). A missing label is
 added where the teacher, trained on the labels as they are, scores it above the threshold of that
 label: a statistic of its scores over the training clips that carry it. Both types start from the
-original labels, nothing is removed, and only training clips change (SPEC D).
+original labels, nothing is removed, and only training clips change. Source: PSLA.
 
 N clips, L labels.
 """

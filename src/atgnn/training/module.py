@@ -263,7 +263,7 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict[str
 def learning_rate_factor(step: int, steps_per_epoch: int, settings: OptimSettings) -> float:
     """Share of the recipe's learning rate that update number `step` (from 0) uses.
 
-    Warm-up, linear or in PSLA's stairs of 50 steps, the first of which stands at 0 (SPEC E4); then
+    Warm-up, linear or in PSLA's stairs of 50 steps, the first of which stands at 0; then
     less by a factor (0.5) after each milestone epoch, or a cosine down to zero.
     """
     warm = 1.0

@@ -19,7 +19,7 @@ def shuffled_order(clips: int, seed: int, epoch: int) -> np.ndarray:
 def balanced_order(weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """As many draws as there are clips, with replacement, in proportion to `weights`, int64 (N,).
 
-    So a clip of rare labels comes several times in an epoch and others not at all (SPEC C).
+    So a clip of rare labels comes several times in an epoch and others not at all, as in PSLA.
     """
     share = weights / weights.sum()
     return np.random.default_rng((seed, epoch)).choice(len(weights), len(weights), p=share)
