@@ -78,8 +78,13 @@ def test_moments_of_unequal_clips_do_not_depend_on_their_batch(embedder):
         np.testing.assert_allclose(one.values, alone.values, atol=2e-4)
         assert one.starts[-1] + one.seconds[-1] == pytest.approx(len(clip[0]) / RATE)
     for every in (0.3, 1e-9, float("nan")):
-        with pytest.raises(ConfigError, match="whole number"):
+        with pytest.raises(ConfigError, match=r"whole number, such as 0\.05$"):
             list(embedder.moments(clips, every=every))
+    odd = Embedder(tiny_checkpoint(window_seconds=1.03), "cpu")
+    with pytest.raises(ConfigError, match="such as") as caught:
+        list(odd.moments(clips[:1], every=0.05))
+    (found,) = odd.moments(clips[:1], every=float(str(caught.value).split()[-1]))
+    assert found.starts[1] == pytest.approx(1.03 / 21)
 
 
 def test_an_encoder_without_labels_embeds_and_a_baseline_does_not(embedder):
@@ -131,7 +136,7 @@ def test_the_command_writes_a_row_a_recording_window_or_moment(model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["none.wav", "--out", "x.parquet"], 2, "no recording could be embedded"),
+        (["none.wav", "--out", "x.parquet"], 1, "no recording could be embedded"),
         (["a.wav", "--out", "x.csv"], 2, "name it FILE.parquet"),
         (["a.wav", "--out", "x.parquet", "--hop", "1"], 2, "--hop does nothing without --window"),
         (["a.wav", "--out", "x.parquet", "--every", "0"], 2, "give a step of 0.001 s or more"),

@@ -191,12 +191,13 @@ class Embedder:
 
         ConfigError where a window is not a whole number of such steps.
         """
-        count = self.window_seconds / every if every >= SHORTEST else 0.5
+        window = self.window_seconds
+        count = window / every if every >= SHORTEST else 0.5
         if count < 1 or abs(count - round(count)) > 1e-6:
+            near = window / max(1, round(window / MOMENT))
             raise ConfigError(
                 f"an embedding every {every:g} s: give a step of {SHORTEST:g} s or more of which "
-                f"the model's window of {self.window_seconds:g} s is a whole number, such as "
-                f"{MOMENT:g}"
+                f"the model's window of {window:g} s is a whole number, such as {near:.10g}"
             )
         steps = round(count)
         times = np.arange(steps) * every
