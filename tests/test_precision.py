@@ -101,7 +101,7 @@ def published_layout(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def graph(self: LabelGraph, labels: Tensor) -> Tensor:
         return labels + torch.matmul(self.adjacency, labels)
 
-    def branch(self: LabelBranch, stages: Any) -> Tensor:
+    def branch(self: LabelBranch, stages: Any, seen: None = None) -> Tensor:
         levels = self.looks_at(stages)
         labels = self.embedding.expand(levels[0].x.shape[0], -1, -1)
         for level, patches in zip(self.levels, levels, strict=True):
