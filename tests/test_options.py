@@ -86,6 +86,14 @@ def test_idle_options_are_refused_as_they_are_spelled(two):
         (["evaluate", "m", "c", "--force"], "--force does nothing without --report"),
         (["compare", "a", "b", "c", "--force"], "--force does nothing without --report"),
         (["recipes", "--yaml"], "--yaml does nothing without a recipe"),
+        (["recipes", "esc10", "--yaml", "--markdown"], "--markdown does nothing with --yaml"),
+        (["models", "--classes", "100000000000"], "'--classes': Input should be less than"),
+        (["packs", "p", "--force"], "--force does nothing without --out"),
+        (["tag", "a.wav", "--events", "--top", "2"], "--top does nothing with --events in a form"),
+        (
+            ["tag", "a.wav", "--events", "--on", "0.5", "--threshold", "0.4", "--format", "csv"],
+            "--threshold does nothing beside --on",
+        ),
         (
             [*CALIBRATE, "--one-threshold", "--shrink", "2"],
             "--shrink does nothing with --one-threshold",

@@ -12,9 +12,9 @@ from atgnn.costs import CLASSES, FRAMES, kept_costs
 @app.command()
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One array of objects.")] = False,
-    classes: Annotated[int, typer.Option(min=1, help="Number of labels.")] = CLASSES,
+    classes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of labels.")] = CLASSES,
     frames: Annotated[
-        int, typer.Option(min=1, help="Length of the clip, in frames of 10 ms.")
+        int, typer.Option(min=1, max=1_000_000, help="Length of the clip, in frames of 10 ms.")
     ] = FRAMES,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure what is kept with the package once more.")
@@ -67,6 +67,8 @@ def recipes(
         for one in recipe_names():
             typer.echo(f"{one:<20} {load_recipe(one).description}")
         return
+    if as_yaml:
+        refuse_idle(context, "with --yaml", "as_markdown")
     recipe = load_recipe(name, settings)
     if as_yaml:
         typer.echo(recipe.to_yaml(), nl=False)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from atgnn.cli.base import ForceOption, ModelOption, app
+from atgnn.cli.base import ForceOption, ModelOption, app, refuse_idle
 from atgnn.errors import ClipsError, ConfigError
 
 CacheOption = Annotated[
@@ -83,6 +83,7 @@ def learn(
 
 @app.command()
 def packs(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="PACK...", help="Label packs.")],
     out: Annotated[
         Path | None, typer.Option(help="Put the labels of all of them into this one.")
@@ -93,6 +94,8 @@ def packs(
     from atgnn.packs import LabelPack
     from atgnn.terminal import say
 
+    if out is None:
+        refuse_idle(context, "without --out", "force")
     read = [LabelPack.read(path) for path in files]
     if out is not None:
         LabelPack.merged(read).write(out, force)

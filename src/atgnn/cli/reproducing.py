@@ -33,7 +33,8 @@ def reproduce(
         ),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Count parameters with so many labels.")
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="Count parameters with so many labels."),
     ] = None,
     time: Annotated[
         bool, typer.Option("--time", help="Time inference too, turn by turn, random weights.")

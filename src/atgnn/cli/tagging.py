@@ -82,6 +82,10 @@ def tag(
     if not listen.events:
         refuse_idle(context, "without --events", *listening.EVENT_OPTIONS)
     form = listening.check_format(form, as_json, listen.events)
+    if listen.events and archive is None and form != "json":
+        refuse_idle(context, "with --events in a form that holds events alone", "top")
+        if listen.on:
+            refuse_idle(context, "beside --on in a form that holds events alone", "threshold")
     events = listen.settings(threshold, ancestors)
     from atgnn.startup import quick_start
 
