@@ -54,6 +54,15 @@ def test_a_mistake_of_ours_is_one_sentence(place, session, monkeypatch):  # noqa
     assert same is state
 
 
+def test_recordings_that_cannot_be_heard_are_named(place, session, tmp_path):  # noqa: F811
+    (tmp_path / "<b>bad.wav").write_text("no sound")
+    sounds = [str(tmp_path / "<b>bad.wav"), *recordings(place)]
+    state, shown = _ReviewDesk(Review(session, sounds)).begin()
+    assert state.segments
+    assert "1 recording cannot be heard: &lt;b&gt;bad.wav" in shown
+    assert str(tmp_path) not in shown
+
+
 def test_sounds_without_a_pack_are_refused():
     result = CliRunner().invoke(app, ["app", "sounds/"])
     assert result.exit_code == 2

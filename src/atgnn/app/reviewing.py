@@ -7,6 +7,7 @@ into one file, with who gave them.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -15,9 +16,10 @@ import torch
 
 from atgnn import audio
 from atgnn.app import parts
-from atgnn.errors import AtgnnError, counted
+from atgnn.errors import AtgnnError, counted, some_of
 from atgnn.explain.picture import png
 from atgnn.review import ReviewSession, Segment
+from atgnn.tags import Failure
 
 __all__ = ["Review", "add_review"]
 
@@ -83,13 +85,13 @@ class _ReviewDesk:
 
     def begin(self) -> list[Any]:
         """A new round."""
-        return self._safely(None, lambda: (self._round(), ""))
+        return self._safely(None, self._round)
 
     def judged(self, state: _Round | None, who: str, kind: Kind) -> list[Any]:
         """A verdict on the segment shown, or none; `back` takes the one before it back."""
 
         def step() -> tuple[_Round, str]:
-            round_ = self._round() if state is None else state
+            round_ = self._round()[0] if state is None else state
             place = round_.done - (kind == "back")
             if not 0 <= place < len(round_.segments):
                 return round_, ""
@@ -109,13 +111,20 @@ class _ReviewDesk:
 
         def step() -> tuple[_Round, str]:
             about = self.review.session.refit()
-            return self._round(), f"Learned. {about}"
+            round_, unread = self._round()
+            return round_, f"Learned. {about}. {unread}".strip()
 
         return self._safely(state, step)
 
-    def _round(self) -> _Round:
-        review = self.review
-        return _Round(tuple(review.session.segments(review.sounds, review.order, review.count, [])))
+    def _round(self) -> tuple[_Round, str]:
+        """A new round, and what to say of recordings that cannot be heard."""
+        review, failures = self.review, list[Failure]()
+        found = review.session.segments(review.sounds, review.order, review.count, failures)
+        if not failures:
+            return _Round(tuple(found)), ""
+        names = some_of([os.path.basename(one.path or "") for one in failures], 3)
+        unread = f"{counted(len(failures), 'recording')} cannot be heard: {names}"
+        return _Round(tuple(found)), unread
 
     def _safely(self, state: _Round | None, step: Callable[[], tuple[_Round, str]]) -> list[Any]:
         """The new state and what is shown; after an error the old one, and the message on top."""
