@@ -91,7 +91,7 @@ class FrontEndConfig(BaseModel):
     mel_scale: Literal["htk", "slaney", "none"] = "htk"
     mel_area: bool = False
     scale: Literal["ln", "db"] = "ln"
-    floor: float | None = Field(None, ge=1e-30, le=1e30)  # well within float32
+    floor: float | None = Field(None, gt=0)
     floor_added: bool = False
     mean: float = -4.6476
     std: float = Field(4.5699, gt=0)
