@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 from atgnn.cli import app
 from atgnn.comparison import budget, inference, one, timing, work
 from atgnn.comparison import run as whole
-from atgnn.comparison.plan import Places, claim, make_plan, read_plan
+from atgnn.comparison.plan import Places, alone, claim, make_plan, read_plan
 from atgnn.comparison.result import Result
 from atgnn.comparison.table import read_standings, spread_of, student
 from atgnn.comparison.written import COLUMNS, cost_picture, render, write_standings
@@ -160,6 +160,14 @@ def test_a_folder_takes_more_models_and_seeds_but_no_other_terms(recipe, tmp_pat
         with pytest.raises(ConfigError) as error:
             claim(plan, out)
         assert words in str(error.value)
+
+
+def test_a_folder_that_another_process_works_in_keeps_its_plan(recipe, tmp_path):
+    out = tmp_path / "out"
+    before = claim(planned(recipe, "a=mini"), out)
+    with alone(out), pytest.raises(ConfigError, match="another `atgnn compare` is at work"):
+        claim(planned(recipe, "b=mini"), out)
+    assert read_plan(out) == before
 
 
 def test_a_folder_with_something_else_is_left_alone(recipe, tmp_path):
@@ -388,7 +396,7 @@ def test_a_run_knows_the_command_that_began_it(recipe, tmp_path, monkeypatch):
 def test_two_calls_do_not_work_in_one_folder(recipe, tmp_path):
     plan = claim(planned(recipe), tmp_path)
     with (
-        work._alone(tmp_path),
+        alone(tmp_path),
         pytest.raises(ConfigError, match="another `atgnn compare` is at work"),
     ):
         work.work_off(plan, tmp_path)
@@ -498,7 +506,7 @@ def test_the_table_is_written_in_every_form(recipe, tmp_path):
     assert "| good | 0.800 | 0.80-0.80 | 0.700 |" in text
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
-    assert lines[1].startswith("good,mini,,2,,1000,0.1,2,0.8,")
+    assert lines[1].startswith("good,mini,,2,,,1000,0.1,2,0.8,")
     assert len(lines) == 4
     assert (tmp_path / "cost.png").read_bytes()[1:4] == b"PNG"
     data = json.loads((tmp_path / "report.json").read_text())

@@ -2,7 +2,7 @@
 
 OUT/comparison.yaml   the plan, so that a later call knows whether it is the same comparison
 OUT/runs/mini-42/     a run of `atgnn train`, one for each model and seed
-OUT/runs/mini-42.json what was measured of it (`measured.Result`)
+OUT/runs/mini-42.json what was measured of it (`result.Result`)
 OUT/runs/mini-42.log  what it printed
 OUT/scores/           its scores of the clips it was judged on, for `atgnn compare A B CLIPS`
 OUT/report.html ...   the table, as `report.md`, `table.csv`, `report.json` and a picture too
@@ -10,7 +10,8 @@ OUT/report.html ...   the table, as `report.md`, `table.csv`, `report.json` and 
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,13 +19,23 @@ from typing import Literal
 from pydantic import Field
 
 from atgnn.errors import ConfigError, did_you_mean
-from atgnn.files import write_text
+from atgnn.files import appending, lock, write_text
 from atgnn.networks import network_names, own_front_end
 from atgnn.training.division import rows_of
 from atgnn.training.recipe import Recipe, load_recipe
 from atgnn.training.settings import Settings, changed_settings, settings_from
 
-__all__ = ["Entry", "Job", "Plan", "Places", "claim", "entries_of", "make_plan", "read_plan"]
+__all__ = [
+    "Entry",
+    "Job",
+    "Places",
+    "Plan",
+    "alone",
+    "claim",
+    "entries_of",
+    "make_plan",
+    "read_plan",
+]
 
 FrontEnds = Literal["recipe", "own"]
 Rows = Literal["test", "validation"]
@@ -235,17 +246,26 @@ def claim(plan: Plan, out: Path) -> Plan:
     Returns the plan with the models and seeds of earlier calls.
 
     Raises:
-        ConfigError: something else is there, or a comparison under other terms.
+        ConfigError: something else is there, or a comparison under other terms, or one at work.
     """
     places = Places(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not places.plan.is_file()):
         raise ConfigError(f"{out} holds something else than a comparison: give another --out")
-    if places.plan.is_file():
-        plan = _joined(plan, read_plan(out), out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "runs").mkdir(exist_ok=True)
-    write_text(places.plan, plan.to_yaml())
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        if places.plan.is_file():
+            plan = _joined(plan, read_plan(out), out)
+        write_text(places.plan, plan.to_yaml())
     return plan
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """As the one process that works on a comparison; `ConfigError` where another does."""
+    with appending(out / ".lock") as file:
+        if not lock(file):
+            raise ConfigError(f"another `atgnn compare` is at work in {out}: wait for it")
+        yield
 
 
 def read_plan(out: Path) -> Plan:

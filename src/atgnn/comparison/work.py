@@ -4,18 +4,16 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 
 import torch
 
-from atgnn.comparison.plan import Job, Places, Plan
+from atgnn.comparison.plan import Job, Places, Plan, alone
 from atgnn.comparison.result import Result
 from atgnn.errors import ConfigError, counted
-from atgnn.files import appending, lock
 from atgnn.training.cluster import accelerator
 from atgnn.training.environment import COMMAND, command_line
 
@@ -86,7 +84,7 @@ def work_off(
     Raises `ConfigError` where another process is at work on the same folder.
     """
     places = Places(out)
-    with _alone(out):
+    with alone(out):
         todo = [job for job in plan.jobs() if not settled(places, job)]
         every = len(plan.jobs())
         if len(todo) < every:
@@ -107,14 +105,6 @@ def settled(places: Places, job: Job) -> bool:
             f"other={job.entry.preset}, or another --out"
         )
     return result.done or (result.problem == "diverged" and same)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    with appending(out / ".lock") as file:
-        if not lock(file):
-            raise ConfigError(f"another `atgnn compare` is at work in {out}: wait for it")
-        yield
 
 
 class _Queue:
