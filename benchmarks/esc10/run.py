@@ -85,7 +85,8 @@ ROWS = {
     "first": Row((*SMALL, "optim.epochs=60", *augment(noise=0))),
     "scratch": Row((*SMALL, "optim.epochs=120", *HEAVY)),
     "long-noise-slow": Row(),  # the recipe as it is
-    "averaged": Row(AVERAGED),
+    "averaged": Row(AVERAGED, keep=False),
+    "averaged-half": Row((*AVERAGED, "precision=bf16-mixed"), keep=False),
     "long-noise": Row((*HIGH, "optim.weight_decay=0.05")),
     "long-noise-mix": Row((*HIGH, "optim.weight_decay=0.05", *augment(mixup_probability=0.6))),
     "lite": Row((*LITE, *HEAVY, *longer(60, 5e-4), "optim.weight_decay=0.05"), keep=False),
