@@ -78,6 +78,15 @@ def test_round_trip(saved):
     assert [label.mid for label in again.vocabulary][3] == "/m/06mb1", "Rain, as AudioSet has it"
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json"])
+def test_a_folder_of_somebody_else_is_left_alone(saved, tmp_path, name):
+    (tmp_path / name).write_text('{"model_type": "theirs"}')
+    with pytest.raises(CheckpointError, match="nothing was written"):
+        saved[0].save_pretrained(tmp_path)
+    assert (tmp_path / name).read_text() == '{"model_type": "theirs"}'
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_digest_tells_models_apart(saved):
     again = Checkpoint.from_pretrained(saved[1])
     digest = again.digest()

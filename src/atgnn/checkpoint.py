@@ -445,7 +445,16 @@ def _metrics_table(about: Provenance) -> str:
 
 
 def _foreign(folder: Path) -> bool:
-    return any(path.name not in (*_FILES, *_OTHERS) for path in folder.iterdir())
+    """Whether a folder is neither empty nor a checkpoint of ours and nothing else."""
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return False
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    ours = isinstance(content, dict) and "format_version" in content
+    return not ours or not names <= {*_FILES, *_OTHERS}
 
 
 def _for_disk(value: torch.Tensor, half: bool) -> torch.Tensor:

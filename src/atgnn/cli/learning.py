@@ -3,6 +3,7 @@
 import getpass
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -75,8 +76,8 @@ def learn(
     LabelPack.merged([*before, learned.pack]).write(out, force)
     for one in learned.pack.labels:
         typer.echo(one)
-    of = "" if model is None else f" --model {model}"
-    typer.echo(f"Written to {out}: try `atgnn tag SOUND{of} --pack {out}`")
+    of = "" if model is None else f" --model {quote(model)}"
+    typer.echo(f"Written to {out}: try `atgnn tag SOUND{of} --pack {quote(str(out))}`")
     if learned.failures:
         raise typer.Exit(1)
 
