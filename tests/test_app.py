@@ -386,6 +386,34 @@ def test_other_machines_are_let_in_where_they_are_meant_to_be(tagger):
                     httpx.get(there)
 
 
+def test_the_page_answers_to_the_names_that_it_was_told_of(tagger):
+    """Else a site could have its own name resolve to 127.0.0.1 and read what visitors send."""
+    pytest.importorskip("gradio", reason="the page needs the extra app")
+    httpx = pytest.importorskip("httpx")
+
+    def answers(served, name):
+        return httpx.get(served.url, headers={"host": name}).status_code
+
+    with serve(tagger, AppSettings(allow_hosts=["Sounds.example.org"])) as served:
+        for name in ("localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:7860", "sounds.example.org"):
+            assert answers(served, name) == 200
+        for name in ("evil.example.org", "127.0.0.1.evil.org", "[::2]:7860", ""):
+            assert answers(served, name) in (400, 421)
+        refusal = httpx.get(served.url, headers={"host": "evil.example.org"})
+        assert "--allow-host NAME" in refusal.text
+        assert refusal.text.count("\n") == 1
+        sent = httpx.post(f"{served.url}gradio_api/upload", headers={"host": "evil.example.org"})
+        assert sent.status_code == 421
+
+
+def test_names_to_answer_to():
+    assert AppSettings(host="0.0.0.0").hosts is None
+    assert AppSettings(host="0.0.0.0", allow_hosts=["a.org"]).hosts >= {"a.org", "localhost"}
+    assert AppSettings(host="127.0.0.2").hosts == {"localhost", "127.0.0.1", "::1", "127.0.0.2"}
+    with pytest.raises(ConfigError, match="allow_hosts"):
+        AppSettings.of(allow_hosts=["https://a.org"])
+
+
 def test_an_address_of_ipv6_is_served(tagger):
     pytest.importorskip("gradio", reason="the page needs the extra app")
     httpx = pytest.importorskip("httpx")

@@ -111,7 +111,11 @@ def serve(
                     theme=gr.themes.Base(font=FONTS, font_mono=["ui-monospace", "monospace"]),
                     css=STYLE,
                     head=head(settings),
-                    app_kwargs={"middleware": [_headers()], "docs_url": None, "redoc_url": None},
+                    app_kwargs={
+                        "middleware": _middleware(settings),
+                        "docs_url": None,
+                        "redoc_url": None,
+                    },
                     **QUIETLY,
                 )
         except OSError as error:
@@ -156,10 +160,11 @@ def _uploads_in(folder: Path) -> Iterator[None]:
             os.environ["GRADIO_TEMP_DIR"] = before
 
 
-def _headers() -> Any:
+def _middleware(settings: AppSettings) -> list[Any]:
     from starlette.middleware import Middleware
 
-    return Middleware(_Headers)
+    asked_for = [] if settings.hosts is None else [Middleware(_Hosts, names=settings.hosts)]
+    return [Middleware(_Headers), *asked_for]
 
 
 class _Headers:
@@ -175,3 +180,32 @@ class _Headers:
             await send(message)
 
         await self.app(scope, receive, sent if scope["type"] == "http" else send)
+
+
+class _Hosts:
+    """Answers nobody who asks for the page by another name than `names`."""
+
+    def __init__(self, app: Any, names: frozenset[str]) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket") or _host(scope) in self.names:
+            await self.app(scope, receive, send)
+            return
+        from starlette.responses import PlainTextResponse
+
+        refusal = PlainTextResponse(
+            "this page answers to the names it was told of: whoever serves it can add this one "
+            "with atgnn app --allow-host NAME\n",
+            status_code=421,
+        )
+        await refusal(scope, receive, send)
+
+
+def _host(scope: Any) -> str:
+    """What a request calls this server, in lower case, without the port and an IPv6's brackets."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host = str(value, "latin-1").lower()
+            return host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0]
+    return ""

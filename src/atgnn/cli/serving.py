@@ -25,6 +25,15 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
+    allow_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="A name that the page may be asked for by, such as a proxy's; may be repeated.",
+            show_default="this machine's own; with other machines let in, any",
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -54,7 +63,12 @@ def serve(
     from atgnn.terminal import show_warnings, sounds_in
 
     settings = AppSettings.of(
-        host=host, port=port, most_mb=most_mb, most_minutes=most_minutes, queue=queue
+        host=host,
+        allow_hosts=allow_hosts or (),
+        port=port,
+        most_mb=most_mb,
+        most_minutes=most_minutes,
+        queue=queue,
     )
     show_warnings()
     checkpoint = Checkpoint.from_pretrained(DEFAULT_MODEL if model is None else model)
