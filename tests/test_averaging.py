@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,7 +271,8 @@ def test_members_of_an_ensemble(run, tmp_path):
     assert models == [*kept_epochs(run).values(), run / "model"]
     with pytest.raises(ConfigError, match="--clips"):
         members([run], clips=False)
-    with pytest.raises(ConfigError, match="no score file, checkpoint or run"):
+    assert members([Path("everyday-mini")], clips=True) == ([], [Path("everyday-mini")])
+    with pytest.raises(ConfigError, match="no score file, checkpoint, run or shipped model"):
         members([tmp_path], clips=True)
 
 

@@ -3,7 +3,9 @@
 import io
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -374,6 +376,24 @@ def test_ctrl_c_ends_the_runs_and_keeps_what_is_done(recipe, tmp_path, monkeypat
     assert Result.read(places.beside(second, "json")) is None
     found = read_standings(plan, tmp_path / "out")
     assert [(row.model, row.runs) for row in found.rows] == [("a", 1), ("b", 0)]
+
+
+def test_sigterm_ends_the_runs_too(recipe, tmp_path, monkeypatch):
+    processes(monkeypatch, "import time; time.sleep(60)")
+    plan, children = claim(make_plan(recipe, ["a=mini"]), tmp_path / "out"), []
+    before = signal.getsignal(signal.SIGTERM)
+    start = work.Popen
+    monkeypatch.setattr(
+        work, "Popen", lambda *a, **k: children.append(start(*a, **k)) or children[0]
+    )
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        work.work_off(
+            plan, tmp_path / "out", None, show=lambda standing: os.kill(os.getpid(), signal.SIGTERM)
+        )
+    assert time.monotonic() - begun < 8  # nobody waited for the grace of ten seconds
+    assert children[0].returncode == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_knows_the_command_that_began_it(recipe, tmp_path, monkeypatch):

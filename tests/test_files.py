@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from atgnn.files import content_digest, replacing, write_text
+from atgnn.errors import AtgnnError
+from atgnn.files import check_new, content_digest, replacing, write_text
 
 
 def test_the_new_content_takes_the_old_ones_place(tmp_path):
@@ -54,3 +55,12 @@ def test_a_digest_says_what_is_in_a_file_not_what_it_is_called(tmp_path):
     assert content_digest(one) == content_digest(two) != content_digest(three)
     with pytest.raises(OSError, match="No such file"):
         content_digest(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["file/out.parquet", "file/deeper/out.csv"])
+def test_below_a_file_nothing_can_be(tmp_path, name):
+    """Said before anything is computed."""
+    (tmp_path / "file").write_text("a person's")
+    with pytest.raises(AtgnnError, match=r"cannot be written: .*file is a file, no folder"):
+        check_new(tmp_path / name, force=True)
+    assert check_new(tmp_path / "folders" / "to" / "come.csv") == tmp_path / "folders/to/come.csv"

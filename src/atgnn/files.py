@@ -143,11 +143,15 @@ def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
 def check_new(path: str | os.PathLike[str], force: bool = False) -> Path:
     """The path, if nothing is there or it may be replaced.
 
-    Commands ask this before they compute. Raises `AtgnnError` where something is there.
+    Commands ask this before they compute. Raises `AtgnnError` where something is there, or where
+    nothing can be: below a file.
     """
     path = Path(path)
     if os.path.exists(path) and not force:  # Path.exists raises for a name that is too long
         raise AtgnnError(f"{path} exists: give another name, or --force to replace it")
+    above = next((parent for parent in path.parents if os.path.lexists(parent)), None)
+    if above is not None and not os.path.isdir(above):
+        raise AtgnnError(f"{path} cannot be written: {above} is a file, no folder")
     return path
 
 

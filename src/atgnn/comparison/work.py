@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
+from types import FrameType
 
 import torch
 
@@ -77,9 +81,9 @@ def work_off(
 ) -> None:
     """Do every run that is not on record; afterwards each has its record.
 
-    A run that fails has a record that says why, and the others go on. Stopped by Ctrl-C, the runs
-    stop too, and the same call goes on where they were. `tell` takes a line when a run begins, goes
-    on or ends, `show` how things stand, several times a second.
+    A run that fails has a record that says why, and the others go on. Stopped by Ctrl-C or SIGTERM,
+    the runs stop too, and the same call goes on where they were. `tell` takes a line when a run
+    begins, goes on or ends, `show` how things stand, several times a second.
 
     Raises `ConfigError` where another process is at work on the same folder.
     """
@@ -124,17 +128,36 @@ class _Queue:
         self.at_work: dict[Slot, tuple[Job, Popen[bytes]]] = {}
 
     def run(self) -> None:
-        """To the end, or until Ctrl-C."""
+        """To the end, or until Ctrl-C or SIGTERM."""
         try:
-            while self.todo or self.at_work:
-                while self.free and self.todo:
-                    self._start(self.free.pop(0), self.todo.pop(0))
-                self._look()
-                if self.at_work:
-                    time.sleep(LOOK_EVERY)
+            with self._sigterm_sent_on():
+                while self.todo or self.at_work:
+                    while self.free and self.todo:
+                        self._start(self.free.pop(0), self.todo.pop(0))
+                    self._look()
+                    if self.at_work:
+                        time.sleep(LOOK_EVERY)
         except BaseException:
             self._stop()
             raise
+
+    @contextmanager
+    def _sigterm_sent_on(self) -> Iterator[None]:
+        """Meanwhile SIGTERM, which reaches this process alone, ends the others too, as Ctrl-C."""
+
+        def end(number: int, frame: FrameType | None) -> None:
+            for _, process in self.at_work.values():
+                process.terminate()
+            raise KeyboardInterrupt
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _start(self, slot: Slot, job: Job) -> None:
         before = Result.read(self.places.beside(job, "json"))

@@ -33,7 +33,8 @@ def trim(wave: np.ndarray) -> np.ndarray:
 
     Its length says which collection a clip comes from. What is silent throughout stays whole.
     """
-    sound = np.abs(wave[::STRIDE]) > 1  # a clip that is heard has more than 8 samples of sound
+    some = wave[::STRIDE]  # a clip that is heard has more than 8 samples of sound
+    sound = (some > 1) | (some < -1)  # the absolute value of int16's least is negative
     first, last = int(sound.argmax()), len(sound) - 1 - int(sound[::-1].argmax())
     return wave[max(0, (first - 1) * STRIDE + 1) : (last + 1) * STRIDE] if sound.any() else wave
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from atgnn.errors import ConfigError
+from atgnn.shipped import shipped_models
 
 __all__ = ["chosen_epochs", "epoch_folder", "kept_epochs", "members", "parse_epochs", "ranges"]
 
@@ -65,7 +66,9 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def members(parts: Iterable[Path], clips: bool) -> tuple[list[Path], list[Path]]:
-    """What an ensemble is made of: score files, and checkpoints, those of a run's kept epochs too.
+    """What an ensemble is made of: score files, and models, those of a run's kept epochs too.
+
+    A model is a checkpoint's folder, or the name of one that is shipped.
 
     Raises `ConfigError` for what is neither, for checkpoints without `clips` to score, and for
     `clips` that nothing has to score.
@@ -74,12 +77,12 @@ def members(parts: Iterable[Path], clips: bool) -> tuple[list[Path], list[Path]]
     for part in parts:
         if part.is_file():
             files.append(part)
-        elif (part / "config.json").is_file():
+        elif (part / "config.json").is_file() or str(part) in shipped_models():
             models.append(part)
         elif (part / "recipe.yaml").is_file():
             models += chosen_epochs(part, None).values()
         else:
-            raise ConfigError(f"{part} is no score file, checkpoint or run")
+            raise ConfigError(f"{part} is no score file, checkpoint, run or shipped model")
     if models and not clips:
         raise ConfigError(f"{models[0]} is a model: name the clips that it shall score, --clips")
     if clips and not models:
