@@ -263,7 +263,7 @@ def test_files_are_opened_only_for_excerpts(folder):
         ("path,tags\na.wav,A\n", "no column 'labels'"),
         ("path,labels\n", "header and no rows"),
         ("", "not a readable .csv table"),
-        ("path,labels\na.wav,A\nx.wav,B\ny.wav,B\n", "2 of 3 sound files are missing.*x.wav"),
+        ("path,labels\na.wav,A\nx.wav,B\ny.wav,B\n", "names 3 sound files, 2 not there, .*x.wav"),
         ("path,labels\n,A\n", "row 1: the path is empty"),
         ("path,labels,fold\na.wav,A,one\n", "row 1: fold is 'one'"),
         ("path,labels,fold\na.wav,A,1.5\n", "row 1: fold is '1.5'"),

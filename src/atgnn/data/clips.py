@@ -106,9 +106,8 @@ class Clips(Sequence[Clip]):
         clips, missing = cls._from_file(path, collection, labelled)
         if missing:
             raise ClipsError(
-                f"{path}: {len(missing)} of {counted(len(clips) + len(missing), 'sound file')} are "
-                "missing, "
-                f"the first is {missing[0]}; paths start at {path.resolve().parent} or at an "
+                f"{path} names {counted(len(clips) + len(missing), 'sound file')}, {len(missing)} "
+                f"not there, the first {missing[0]}; paths start at {path.resolve().parent} or at an "
                 "audio folder there"
             )
         clips._check_ends(path)
