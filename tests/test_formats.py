@@ -1,6 +1,7 @@
 """Formats of other programs: what was written is read back, and is what their manuals say."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -207,3 +208,16 @@ def test_scores_that_nobody_has_written_are_no_numbers_in_json(tmp_path):
     assert "score" not in json.loads(written("json", [one]))["events"][0]
     ((back,),) = [line.events for line in read_back(tmp_path, "json", [one])]
     assert np.isnan(back.score)
+
+
+def test_recordings_whose_files_would_have_one_name_keep_a_file_each(tmp_path):
+    named = [dataclasses.replace(TIMELINES[0], path=path) for path in ("a.wav", "../a.wav")]
+    with formats.writing(
+        "audacity", tmp_path / "out", io.BytesIO(), several=True, force=True
+    ) as out:
+        for record in named:
+            out.write(record)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.wav-2.txt",
+        "a.wav.txt",
+    ]

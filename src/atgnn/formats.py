@@ -27,6 +27,7 @@ import json
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -510,16 +511,20 @@ def writing(
 
 
 class _FileEach:
-    """A file for each recording, below a folder."""
+    """A file for each recording, below a folder; ``-2`` and so on where names would be the same."""
 
     def __init__(self, form: str, folder: Path, force: bool) -> None:
         self._form, self._folder, self._force = form, folder, force
+        self._names: Counter[str] = Counter()  # of ../a.wav and of a.wav it is the same
 
     def write(self, record: Record) -> None:
         name = Path(record.path or "recording")
         place = name.relative_to(name.anchor)  # below the folder, also of an absolute path
         parts = [part for part in place.parts if part != ".."]
-        out = self._folder.joinpath(*parts[:-1], f"{parts[-1]}.txt")
+        here = "/".join(parts)
+        self._names[here] += 1
+        number = "" if self._names[here] == 1 else f"-{self._names[here]}"
+        out = self._folder.joinpath(*parts[:-1], f"{parts[-1]}{number}.txt")
         with new_file(out, self._force) as scratch, open(scratch, "wb") as file:
             one = writer(self._form, file)
             one.write(record)

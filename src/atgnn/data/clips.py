@@ -107,8 +107,8 @@ class Clips(Sequence[Clip]):
         if missing:
             raise ClipsError(
                 f"{path} names {counted(len(clips) + len(missing), 'sound file')}, {len(missing)} "
-                f"not there, the first {missing[0]}; paths start at {path.resolve().parent} or at an "
-                "audio folder there"
+                f"not there, the first {missing[0]}; paths start at {path.resolve().parent} or at "
+                "an audio folder there"
             )
         clips._check_ends(path)
         return clips
