@@ -19,13 +19,15 @@ from atgnn.data.store import SCALE
 from atgnn.errors import AtgnnError, ClipsError, ConfigError
 from atgnn.training import augment
 from atgnn.training.recipe import AugmentSettings, OptimSettings, Recipe, load_recipe, recipe_names
+from atgnn.training.resumable import ResumableModule
 
 pytest.importorskip("lightning")
 from atgnn.data.waveforms import Waveforms
 from atgnn.training.bar import EpochBar
 from atgnn.training.division import divide
 from atgnn.training.loading import ClipDataset, EpochSampler, collate
-from atgnn.training.module import learning_rate_factor, masked_loss, metrics_of
+from atgnn.training.module import masked_loss, metrics_of
+from atgnn.training.optimizing import learning_rate_factor, scheduled_optimizer
 from atgnn.training.run import train
 
 
@@ -396,6 +398,22 @@ def test_a_run_in_bfloat16(sounds, tmp_path):
     train(recipe, tmp_path / "run")
     state = weights(tmp_path / "run" / "model")
     assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_gradients_are_clipped_by_the_norm_of_all(precision):
+    module = ResumableModule(seed=1)
+    module.first, module.second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    optimizer = scheduled_optimizer(module, OptimSettings(), 1, precision)["optimizer"]
+    assert optimizer.defaults["fused"] == (precision != "16-mixed")  # the scaler's own
+    for weights_of in module.parameters():
+        weights_of.grad = torch.full_like(weights_of, 3.0)
+    module.configure_gradient_clipping(optimizer)
+    assert module.first.weight.grad[0, 0] == 3
+    module.configure_gradient_clipping(optimizer, 0.5, "norm")
+    norm = sum(one.grad.square().sum() for one in module.parameters()).sqrt()
+    assert norm.item() == pytest.approx(0.5, rel=1e-4)
+    optimizer.step()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,6 +1,5 @@
 """What one step of training does."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -20,20 +19,17 @@ from atgnn.training.distill import Distillation
 from atgnn.training.ema import MovingAverage
 from atgnn.training.loading import Batch
 from atgnn.training.moments import Moments
-from atgnn.training.recipe import OptimSettings, Recipe
+from atgnn.training.optimizing import scheduled_optimizer
+from atgnn.training.recipe import Recipe
 from atgnn.training.resumable import ResumableModule
 from atgnn.training.spectral import vary_features
 
 __all__ = [
     "TaggingModule",
-    "learning_rate_factor",
     "masked_loss",
     "metrics_of",
     "numbers_of",
-    "parameter_groups",
 ]
-
-STAIR = 50  # steps of the published warm-up
 
 
 class TaggingModule(ResumableModule):
@@ -206,24 +202,10 @@ class TaggingModule(ResumableModule):
         return config.pad_to_frames or config.samples_to_frames(samples)
 
     def configure_optimizers(self) -> Any:
-        """Adam or AdamW, with a factor per step from `learning_rate_factor`."""
+        """Adam or AdamW, and the rate of every update."""
         settings = self.recipe.optim
         updates = -(-self.batches_per_epoch // settings.accumulate)  # of an epoch
-        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-        optimizer = kind(
-            parameter_groups(self.model, settings),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            # One kernel for all weights; Lightning cannot clip gradients with it under autocast.
-            fused=self.recipe.precision == "32-true",
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, updates, settings)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return scheduled_optimizer(self.model, settings, updates, self.recipe.precision)
 
 
 def metrics_of(logits: Tensor, targets: Tensor, recipe: Recipe, labels: Sequence[str]) -> Metrics:
@@ -247,37 +229,6 @@ def numbers_of(metrics: Metrics | None) -> dict[str, float]:
         "accuracy": metrics.accuracy,
     }
     return {k: round(v, 6) for k, v in numbers.items() if v is not None and np.isfinite(v)}
-
-
-def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict[str, Any]]:
-    """Adam decays all parameters, as published; AdamW spares vectors (biases, norms)."""
-    parameters = list(model.parameters())
-    if settings.optimizer == "adam":
-        return [{"params": parameters, "weight_decay": settings.weight_decay}]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def learning_rate_factor(step: int, steps_per_epoch: int, settings: OptimSettings) -> float:
-    """Share of the recipe's learning rate that update number `step` (from 0) uses.
-
-    Warm-up, linear or in PSLA's stairs of 50 steps, the first of which stands at 0; then
-    less by a factor (0.5) after each milestone epoch, or a cosine down to zero.
-    """
-    warm = 1.0
-    if step < settings.warmup_steps:
-        stairs = settings.warmup == "staircase"
-        warm = (step // STAIR * STAIR if stairs else step + 1) / settings.warmup_steps
-    if settings.schedule == "constant":
-        return warm
-    if settings.schedule == "steps":
-        epoch = step // steps_per_epoch + 1
-        return warm * settings.decay ** sum(epoch > milestone for milestone in settings.milestones)
-    total = max(1, settings.epochs * steps_per_epoch - settings.warmup_steps)
-    done = min(1.0, max(0, step - settings.warmup_steps) / total)
-    return warm * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def masked_loss(

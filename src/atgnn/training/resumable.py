@@ -35,6 +35,17 @@ class ResumableModule(lightning.LightningModule):
         loader.taken = step + 1
         torch.manual_seed(step_seed(self.seed, self.current_epoch, step))
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the norm of all; Lightning's own refuses fused optimizers under autocast."""
+        if gradient_clip_val:
+            weights = [one for group in optimizer.param_groups for one in group["params"]]
+            torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What Lightning does not keep."""
         checkpoint["means"] = self.means.state_dict()

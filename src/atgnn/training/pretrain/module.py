@@ -10,7 +10,7 @@ from atgnn.model import ATGNN
 from atgnn.model.atgnn import initialise
 from atgnn.model.layers import Patches, spread_of
 from atgnn.training.loading import Batch
-from atgnn.training.module import learning_rate_factor, parameter_groups
+from atgnn.training.optimizing import scheduled_optimizer
 from atgnn.training.pretrain.objectives import Cells, Predictor, Projector, contrast, spread
 from atgnn.training.pretrain.settings import PretrainSettings
 from atgnn.training.pretrain.views import vary
@@ -71,14 +71,7 @@ class PretrainModule(ResumableModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warmed up and cooled down."""
-        settings, steps = self.settings.optim.as_optim(), self.settings.optim.steps_each
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self, settings), lr=settings.learning_rate, betas=settings.betas
+        optim = self.settings.optim
+        return scheduled_optimizer(
+            self, optim.as_optim(), optim.steps_each, self.settings.precision
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, steps, settings)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
