@@ -28,6 +28,7 @@ def variants() -> dict[str, ATGNN]:
         "a stage without": {"label_blocks": (0, 1)},
         "one width": {"label_width": 24, "shared_adjacency": True},
         "no labels": {"label_blocks": ()},
+        "mean and spread": {"pooling": "mean_std"},
     }
     return {
         "as it is": model,

@@ -49,7 +49,9 @@ ISOTROPIC = ModelConfig(
     label_placement="after_block",
 )
 LEGACY = PYRAMID.replace(position="legacy")
-ONE_STAGE = PYRAMID.replace(channels=(8,), blocks=(1,), reductions=(2,), label_blocks=(1,))
+ONE_STAGE = PYRAMID.replace(
+    pooling="mean_std", channels=(8,), blocks=(1,), reductions=(2,), label_blocks=(1,)
+)
 
 
 @pytest.fixture(autouse=True)

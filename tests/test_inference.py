@@ -22,6 +22,7 @@ CONFIGS = {
         "label_placement": "after_block",
     },
     "legacy": {"position": "legacy"},
+    "mean and spread": {"pooling": "mean_std"},
     "dense update, one label width": {
         "update_groups": 1,
         "label_update_groups": 2,

@@ -18,7 +18,7 @@ from atgnn.model import ATGNN, PRESETS, ModelConfig, fused, layers, preset, pres
 from atgnn.model.cost import measure_cost
 from atgnn.model.inference import for_inference
 from atgnn.model.label import LabelGraph, PatchLabelGraph
-from atgnn.model.layers import BatchNorm, ConvNorm, DropPath, GraphUpdate, Patches
+from atgnn.model.layers import BatchNorm, ConvNorm, DropPath, GraphUpdate, Patches, spread_of
 from atgnn.model.patch import AbsolutePosition, Grapher
 
 TINY: dict[str, Any] = {
@@ -240,6 +240,7 @@ FAMILY = {
     "legacy": tiny(position="legacy"),
     "euclidean": tiny(distance="euclidean"),
     "one label width": tiny(label_width=16),
+    "mean and spread": tiny(pooling="mean_std"),
     "after every block": tiny(label_placement="after_block", shared_adjacency=True),
 }
 
@@ -397,7 +398,7 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
         assert before_norm or parameter.grad.any(), key
 
 
-@pytest.mark.parametrize("name", ["pyramid", "isotropic", "after every block"])
+@pytest.mark.parametrize("name", ["pyramid", "isotropic", "after every block", "mean and spread"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_trains(name: str, dtype: torch.dtype) -> None:
     config = FAMILY[name]
@@ -504,6 +505,7 @@ def test_legacy_position_changes_the_graph() -> None:
         ({"update_groups": 1}, "encoder.stages.0.blocks.0.grapher.update.weight", (1, 32, 32)),
         ({"ffn_ratio": 2}, "encoder.stages.0.blocks.0.ffn.fc1.linear.weight", (32, 16)),
         ({"head_width": 7}, "patch_head.fc1.linear.weight", (7, 32)),
+        ({"pooling": "mean_std"}, "patch_head.fc1.linear.weight", (24, 64)),
         ({"absolute_position": False}, "encoder.position.table", None),
         ({"in_channels": 3}, "encoder.stem.convs.0.conv.weight", (8, 3, 3, 3)),
         ({"label_width": 20}, "label_branch.embedding", (5, 20)),
@@ -743,3 +745,22 @@ def test_configuration_is_frozen_and_complete() -> None:
     assert ModelConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError):
         ModelConfig(neighbors=9)  # type: ignore[call-arg]
+
+
+def test_mean_and_spread_are_those_of_the_patches_and_spread_does_not_overflow() -> None:
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean, spread = spread_of(Patches(x, None)).chunk(2, 1)
+    torch.testing.assert_close(mean, x.mean((1, 2)))
+    torch.testing.assert_close(spread, x.var((1, 2), correction=0).add(1e-6).sqrt())
+    large = spread_of(Patches((1000 * x).half(), None))
+    assert large.dtype == torch.float16
+    torch.testing.assert_close(large[:, 5:].double(), 1000 * spread, rtol=1e-2, atol=1)
+
+
+def test_a_setting_that_came_later_changes_no_digest() -> None:
+    """What a model's packs and indexes go by."""
+    assert "pooling" not in tiny().model_dump()
+    changed = tiny(pooling="mean_std")
+    assert changed.model_dump()["pooling"] == "mean_std"
+    assert ModelConfig.model_validate_json(changed.model_dump_json()) == changed
+    assert ModelConfig.model_validate_json(tiny().model_dump_json()) == tiny()

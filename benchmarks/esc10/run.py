@@ -87,6 +87,7 @@ ROWS = {
     "long-noise-slow": Row(),  # the recipe as it is
     "averaged": Row(AVERAGED, keep=False),
     "averaged-half": Row((*AVERAGED, "precision=bf16-mixed"), keep=False),
+    "pooled": Row(("model={preset: mini, pooling: mean_std}", "precision=bf16-mixed")),
     "long-noise": Row((*HIGH, "optim.weight_decay=0.05")),
     "long-noise-mix": Row((*HIGH, "optim.weight_decay=0.05", *augment(mixup_probability=0.6))),
     "lite": Row((*LITE, *HEAVY, *longer(60, 5e-4), "optim.weight_decay=0.05"), keep=False),

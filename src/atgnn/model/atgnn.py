@@ -12,7 +12,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from atgnn.graph import mean_nodes
 from atgnn.model.config import ModelConfig, preset
 from atgnn.model.label import Drawing, LabelBranch, NoLabels
 from atgnn.model.layers import (
@@ -22,6 +21,8 @@ from atgnn.model.layers import (
     LinearNorm,
     Patches,
     check_input,
+    mean_of,
+    spread_of,
 )
 from atgnn.model.patch import Grapher, PatchEncoder
 
@@ -83,18 +84,23 @@ class ATGNN(nn.Module):
 
 
 class PatchHead(nn.Module):
-    """``W_b gelu(W_a x)`` with x the mean over all patches: one logit per label (eq. 7)."""
+    """``W_b gelu(W_a x)`` with x the mean over all patches: one logit per label (eq. 7).
+
+    With `ModelConfig.pooling` ``mean_std`` x is their mean and their standard deviation: ours.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fc1 = LinearNorm(config.channels[-1], config.head_width)
+        self.pool = mean_of if config.pooling == "mean" else spread_of
+        inputs = config.channels[-1] * (1 if config.pooling == "mean" else 2)
+        self.fc1 = LinearNorm(inputs, config.head_width)
         self.dropout = nn.Dropout(config.head_dropout)
         self.fc2 = nn.Linear(config.head_width, config.num_labels)
 
     def hidden(self, patches: Patches) -> Tensor:
         """``(B, F, T, C)`` to what the last linear map reads, ``(B, H)``."""
-        pooled = mean_nodes(patches.x, patches.valid)
-        out: Tensor = self.dropout(self.fc1.norm(self.fc1.linear(pooled), gelu=True))
+        pooled = self.fc1.linear(self.pool(patches))
+        out: Tensor = self.dropout(self.fc1.norm(pooled, gelu=True))
         return out
 
     def forward(self, patches: Patches) -> Tensor:

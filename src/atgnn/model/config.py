@@ -11,7 +11,9 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -80,6 +82,9 @@ class ModelConfig(LayoutConfig):
     update_groups: int = Field(4, ge=1, description="groups of the update; 1 is dense (open)")
     ffn_ratio: int = Field(4, ge=1)
     drop_path: float = Field(0.1, ge=0, lt=1, description="of the last block; grows from 0")
+    pooling: Literal["mean", "mean_std"] = Field(
+        "mean", description="what the head reads of all patches; mean_std: their spread as well"
+    )
     head_width: int = Field(1024, ge=1)
     head_dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -114,6 +119,14 @@ class ModelConfig(LayoutConfig):
         if self.k_last is not None and self.k_last < self.k:
             raise ValueError("k_last must not be smaller than k")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_settings(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is left out at its default: a model's digest stays what it was."""
+        values: dict[str, Any] = dump(self)
+        if self.pooling == "mean":
+            values.pop("pooling", None)
+        return values
 
     # ------------------------------------------------------------------ derived
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from atgnn.distributed import own_rows, part
 from atgnn.graph import coarser, mean_nodes, node_mask
+from atgnn.graph.precision import at_least_float32
 from atgnn.model.config import LayoutConfig
 from atgnn.model.fused import grouped_linear, normalise, normalise_gelu_linear
 from atgnn.model.products import linear_in_training
@@ -30,6 +31,7 @@ __all__ = [
     "check_input",
     "drop_path",
     "gelu_linear",
+    "mean_of",
     "spread_of",
 ]
 
@@ -81,11 +83,20 @@ class Patches(NamedTuple):
         return self._replace(kept=kept if self.kept is None else self.kept & kept)
 
 
+def mean_of(patches: Patches) -> Tensor:
+    """Mean over the nodes: ``(B, F, T, C)`` to ``(B, C)``."""
+    return mean_nodes(patches.x, patches.valid)
+
+
 def spread_of(patches: Patches) -> Tensor:
-    """Mean and standard deviation over the nodes: ``(B, F, T, C)`` to ``(B, 2 C)``."""
-    mean = mean_nodes(patches.x, patches.valid)
-    square = mean_nodes((patches.x - mean[:, None, None]).square(), patches.valid)
-    return torch.cat([mean, (square + 1e-6).sqrt()], 1)
+    """Mean and standard deviation over the nodes: ``(B, F, T, C)`` to ``(B, 2 C)``.
+
+    In float32 between, as squares overflow in float16.
+    """
+    x = at_least_float32(patches.x)
+    mean = mean_nodes(x, patches.valid)
+    square = mean_nodes((x - mean[:, None, None]).square(), patches.valid)
+    return torch.cat([mean, (square + 1e-6).sqrt()], 1).to(patches.x.dtype)
 
 
 def check_input(config: LayoutConfig, mel: Tensor, lengths: Tensor | None) -> None:
