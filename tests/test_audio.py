@@ -493,3 +493,33 @@ def test_importing_is_light():
     heavy = "{'torch', 'av', 'pandas', 'scipy'}"
     code = f"import sys, atgnn.audio; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def padded(before, sound_seconds, after, rate=16_000, level=0.5):
+    """A tone in digital silence."""
+    tone = level * np.sin(np.arange(round(sound_seconds * rate)) * 0.3).astype(np.float32)
+    silence = [np.zeros(round(seconds * rate), np.float32) for seconds in (before, after)]
+    return np.concatenate([silence[0], tone, silence[1]])
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.0), (0.5, 0.0), (0.0, 1.25), (5.0, 70.0)])
+def test_where_a_recording_sounds(rate, before, after):
+    wave = padded(before, 0.4, after, rate)
+    start, end = audio.sounding((wave, rate))
+    assert before - 0.01 <= start <= before
+    assert end is None if after == 0 else before + 0.4 <= end <= before + 0.4 + 0.01
+    kept = audio.load((wave, rate), start=start, end=end).samples
+    assert np.square(kept).sum() == pytest.approx(np.square(wave).sum())
+
+
+def test_silence_is_relative_to_the_loudest_stretch_and_none_is_left_out_of_silence():
+    rate = 16_000
+    wave = padded(1.0, 1.0, 1.0) + 0.5 * 10 ** (-70 / 20) * np.sin(np.arange(3 * rate) * 0.7)
+    assert audio.sounding((wave, rate), 60) == (pytest.approx(1.0), pytest.approx(2.0))
+    assert audio.sounding((wave, rate), 80) == (0.0, None)
+    assert audio.sounding((np.zeros(rate), rate)) == (0.0, None)
+    within = audio.sounding((padded(1.0, 1.0, 1.0), rate), start=0.5, end=1.5)
+    assert within == (pytest.approx(1.0), 1.5)
+    with pytest.raises(AudioError):
+        audio.sounding((np.full(rate, np.nan), rate))

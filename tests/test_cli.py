@@ -64,6 +64,21 @@ def test_json_lines(model, sounds):
     assert result.stderr == ""
 
 
+def test_silence_at_the_ends_is_left_out_where_asked_for(model, tmp_path):
+    part = sound(2, seed=5)
+    bare = write(tmp_path / "bare.wav", part)
+    padded = write(tmp_path / "padded.wav", np.pad(part, (20_000, 40_000)))
+    options = ("--model", model, "--json", "--threshold", 0)
+    (expected,) = objects(run("tag", bare, *options))
+    (found,) = objects(run("tag", padded, *options, "--trim-silence", 60))
+    assert found["duration"] == pytest.approx(2, abs=0.011)
+    for tag, other in zip(found["tags"], expected["tags"], strict=True):
+        assert tag["score"] == pytest.approx(other["score"], abs=1e-4)
+    for more in (("--events",), ("--out", tmp_path / "out")):
+        result = run("tag", padded, "--model", model, "--trim-silence", 60, *more, code=2)
+        assert "--trim-silence is for the tags of whole files" in result.stderr
+
+
 def test_folders_give_paths_below_the_argument_as_given(model, sounds, monkeypatch):
     monkeypatch.chdir(sounds.parent)
     for given in ("sounds", "./sounds", "sounds/", str(sounds)):

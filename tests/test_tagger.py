@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from helpers import LABELS, RATE, sound, sparse_wav, tiny_checkpoint, write
 
@@ -96,6 +97,24 @@ def test_excerpts(tagger):
     np.testing.assert_allclose(
         tagger.scores(Excerpt((samples, RATE), 1.0, 4.0)), tagger.scores((part, RATE)), atol=1e-5
     )
+
+
+def test_without_silence_at_the_ends(tagger):
+    samples = sound(3.0)
+    silence = np.zeros(4 * RATE, np.float32)
+    padded = np.concatenate([silence, samples, silence])
+    file = io.BytesIO()
+    soundfile.write(file, padded, RATE, format="WAV", subtype="FLOAT")
+    expected = tagger.scores((samples, RATE))
+    assert abs(tagger.scores((padded, RATE)) - expected).max() > 1e-3
+    for source in ((padded, RATE), file, file.getvalue()):
+        (found,) = tagger.score_many([Excerpt(source, trim_db=60)])
+        np.testing.assert_allclose(found.mean, expected, atol=1e-5)
+        assert found.duration == pytest.approx(3.0, abs=0.011)
+    (silent,) = tagger.score_many([Excerpt((silence, RATE), trim_db=60)])
+    np.testing.assert_allclose(silent.mean, tagger.scores((silence, RATE)), atol=1e-6)
+    (gone,) = tagger.score_many([Excerpt("not-there.wav", trim_db=60)], on_error="collect")
+    assert isinstance(gone, Failure)
 
 
 def test_other_rates_are_resampled(tagger):

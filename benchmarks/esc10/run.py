@@ -36,7 +36,8 @@ from threading import Lock
 import numpy as np
 
 from atgnn.data.clips import Clips
-from atgnn.metrics import cluster_interval
+from atgnn.metrics import cluster_interval, evaluate_scores
+from atgnn.tagger import Excerpt, Tagger
 from benchmarks import runs
 from benchmarks.pretrain.clips import unlabelled
 
@@ -55,13 +56,15 @@ class Row:
     """A way to train: what it changes in the recipe, and what it begins with.
 
     `teacher` names the row whose model of the same clips and seed is learned from; `pretrained`
-    rows start from an encoder that has heard all collections without their labels.
+    rows start from an encoder that has heard all collections without their labels. With `trim_db`
+    clips are scored without what is so much below their loudest 10 ms at both ends.
     """
 
     settings: tuple[str, ...] = ()
     teacher: str | None = None
     pretrained: bool = False
     keep: bool = True  # the weights of one seed
+    trim_db: float | None = None
 
 
 def augment(**settings: object) -> tuple[str, ...]:
@@ -80,6 +83,7 @@ SMALL = ("optim.batch_size=12", "optim.learning_rate=1e-3", "optim.weight_decay=
 HEAVY = augment(trim_silence="true", fill=0.7, stretch=0.2, equalise_db=4, mixup_probability=0.5)
 AVERAGED = ("ema.decay=0.99", "select=ema")
 HIGH = longer(250, 1.6e-3)
+POOLED = ("model={preset: mini, pooling: mean_std}", "precision=bf16-mixed")
 ROWS = {
     # The recipe as it was at first, then with every change to the sounds at once.
     "first": Row((*SMALL, "optim.epochs=60", *augment(noise=0))),
@@ -87,7 +91,9 @@ ROWS = {
     "long-noise-slow": Row(),  # the recipe as it is
     "averaged": Row(AVERAGED, keep=False),
     "averaged-half": Row((*AVERAGED, "precision=bf16-mixed"), keep=False),
-    "pooled": Row(("model={preset: mini, pooling: mean_std}", "precision=bf16-mixed")),
+    # The head reads the patches' spread too; clips are scored without silence at their ends.
+    "pooled-whole": Row(POOLED, keep=False),
+    "pooled": Row(POOLED, trim_db=60),
     "long-noise": Row((*HIGH, "optim.weight_decay=0.05")),
     "long-noise-mix": Row((*HIGH, "optim.weight_decay=0.05", *augment(mixup_probability=0.6))),
     "lite": Row((*LITE, *HEAVY, *longer(60, 5e-4), "optim.weight_decay=0.05"), keep=False),
@@ -172,10 +178,12 @@ def train(data: Path, fold: int, out: Path, settings: list[str], threads: int) -
     return runs.train("esc10", out, [*where, *settings], threads)
 
 
-def predict(model: Path, data: Path, fold: int) -> list[dict[str, str]]:
-    """What `atgnn tag` names first for each clip of a fold."""
+def predict(name: str, model: Path, data: Path, fold: int) -> list[dict[str, str]]:
+    """What `atgnn tag` names first for each clip of a fold, as a row has it."""
     clips = list(Clips.read(data).where(fold=fold))
     command = [sys.executable, "-m", "atgnn", "tag", "--json", "--top", "1", "--threshold", "0"]
+    if ROWS[name].trim_db is not None:
+        command += ["--trim-silence", str(ROWS[name].trim_db)]
     command += ["--model", str(model), *(str(clip.path) for clip in clips)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     named = {}
@@ -230,13 +238,24 @@ def tune_one(args: argparse.Namespace, name: str, seed: int, test: int) -> None:
     if any(key.items() <= row.items() for row in tuning()):
         return
     model = model_of(where(args), name, test, seed, after(test))
-    found = json.loads((model.parent / "metrics.json").read_text())
+    found = judged(name, model, args.data / "esc10", after(test))
     with WRITING, open(TUNING, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, (*key, "accuracy", "mAP"), lineterminator="\n")
         if not file.tell():
             writer.writeheader()
         writer.writerow({**key, **{name: f"{found[name]:.4f}" for name in ("accuracy", "mAP")}})
     print(f"{name}, seed {seed}, fold {after(test)}: {found['accuracy']:.4f}", flush=True)
+
+
+def judged(name: str, model: Path, data: Path, fold: int) -> dict[str, float]:
+    """Accuracy and mAP of a model on a fold that validates, scored as its row is."""
+    clips = Clips.read(data).where(fold=fold).labelled_by("category")
+    tagger = Tagger.from_pretrained(model)
+    excerpts = [Excerpt(clip.path, trim_db=ROWS[name].trim_db) for clip in clips]
+    scores = np.stack([one.mean for one in tagger.score_many(excerpts)])
+    truth = clips.targets(tagger.labels) == 1
+    found = evaluate_scores(truth.astype(float), scores, tagger.labels, single_label=True)
+    return {"accuracy": found.accuracy, "mAP": found.mean_ap}
 
 
 def tuning() -> list[dict[str, str]]:
@@ -259,7 +278,7 @@ def finish(args: argparse.Namespace, seed: int, fold: int) -> None:
     if path.is_file():
         return
     model = model_of(where(args), args.row, fold, seed)
-    rows = predict(model, args.data / "esc10", fold)
+    rows = predict(args.row, model, args.data / "esc10", fold)
     path.parent.mkdir(parents=True, exist_ok=True)
     if seed == KEPT_SEED and ROWS[args.row].keep:
         shutil.copytree(model, kept_weights(args.row, fold), dirs_exist_ok=True)
@@ -299,7 +318,7 @@ def check(args: argparse.Namespace) -> None:
     """The kept weights must give the predictions on record, near-ties on another device apart."""
     for fold in FOLDS:
         then = read_record(record_path(args.row, KEPT_SEED, fold))
-        now = predict(kept_weights(args.row, fold), args.data / "esc10", fold)
+        now = predict(args.row, kept_weights(args.row, fold), args.data / "esc10", fold)
         differ = sum(a["predicted"] != b["predicted"] for a, b in zip(now, then, strict=True))
         print(f"fold {fold}: {accuracy(now):.4f}, {differ} predictions differ from the record")
         if differ > TIES:

@@ -43,11 +43,13 @@ __all__ = [
     "band_share",
     "find_sounds",
     "flac",
+    "held",
     "is_sound",
     "load",
     "no_sounds",
     "occupied_band",
     "probe",
+    "sounding",
     "stream",
     "walk_sounds",
 ]
@@ -73,6 +75,7 @@ SUFFIXES = CONTAINERS | {
 """File name endings, in lower case, that `is_sound` and `find_sounds` take for sound."""
 
 BLOCK = 65_536  # frames decoded and fed to the resampler at a time
+STRETCH = 0.01  # s, over which the power of a sound is measured
 SLACK = 0.01  # s: an excerpt may end this far beyond its file, as tables round their seconds
 RATES = range(100, 10_000_001)  # Hz: a rate outside comes from a damaged header
 FLAC_RATES, FASTEST = 655_350, 192_000  # Hz: the highest in FLAC, and what becomes of higher ones
@@ -160,6 +163,53 @@ def stream(
             blocks = meter.listen(blocks, reader.rate)
         samples = _through(blocks, Resampler(reader.rate, rate))
         yield from _through(samples, framer)
+
+
+def sounding(
+    source: Source,
+    decibels: float = 60.0,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    stop: threading.Event | None = None,
+) -> tuple[float, float | None]:
+    """Where, in seconds, a recording or its excerpt begins and ceases to sound; None: at its end.
+
+    From the first to the last stretch of 10 ms whose power is at most `decibels` below that of the
+    loudest one. What is silent throughout sounds from `start` to `end`. In bounded memory, but for
+    one number for each stretch; errors are those of `load`, and a source is read once, see `held`.
+    """
+    with _open(source, stop) as reader:
+        size = max(1, round(STRETCH * reader.rate))
+        blocks = _through(_mono(reader, start, end), Framer(100 * size))
+        powers = np.concatenate([_powers(block, size) for block in blocks])
+        rate = reader.rate
+    (heard,) = np.nonzero(powers >= powers.max() * 10 ** (-decibels / 10))
+    if powers.max() == 0:
+        return start, end
+    first, last = int(heard[0]), int(heard[-1]) + 1
+    begin = start + first * size / rate
+    return begin, end if last == len(powers) else start + last * size / rate
+
+
+def _powers(block: np.ndarray, size: int) -> np.ndarray:
+    """The mean square of every so many samples, float64; the last ones may be fewer."""
+    squares = np.square(block, dtype=np.float64)
+    whole = len(squares) // size * size
+    powers: np.ndarray = squares[:whole].reshape(-1, size).mean(1)
+    rest = squares[whole:]
+    return np.append(powers, rest.mean()) if len(rest) else powers
+
+
+def held(source: Source) -> Source:
+    """A source that can be read twice: file objects become bytes."""
+    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | tuple):
+        return source
+    if hasattr(source, "read"):
+        if source.seekable():
+            source.seek(0)
+        return source.read()
+    raise AudioError(f"cannot read sound from {type(source).__name__}: give a path or bytes")
 
 
 def flac(samples: np.ndarray, rate: int) -> bytes:

@@ -59,11 +59,24 @@ class BandWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Excerpt:
-    """The part of a source from `start` to `end` seconds (None: to its end)."""
+    """The part of a source from `start` to `end` seconds (None: to its end).
+
+    With `trim_db` without the silence at both ends of it: what is so much below its loudest 10 ms,
+    see `atgnn.audio.sounding`. Times of windows then count from the first sound.
+    """
 
     source: audio.Source
     start: float = 0.0
     end: float | None = None
+    trim_db: float | None = None
+
+    def trimmed(self, stop: threading.Event | None = None) -> Excerpt:
+        """The same by its own start and end. AudioError where it cannot be decoded."""
+        if self.trim_db is None:
+            return self
+        source = audio.held(self.source)
+        start, end = audio.sounding(source, self.trim_db, start=self.start, end=self.end, stop=stop)
+        return Excerpt(source, start, end)
 
 
 _ARRAYS = ("windows", "seconds", "starts")
@@ -349,7 +362,7 @@ class WindowScorer(ABC):
         self, excerpt: Excerpt, framing: tuple[int, int], stop: threading.Event
     ) -> Iterator[np.ndarray]:
         """Windows (S,) of a recording; runs on a decoder's thread."""
-        rate = self.rate
+        rate, excerpt = self.rate, excerpt.trimmed(stop)
         whole = excerpt.start == 0 and excerpt.end is None
         meter = audio.BandMeter() if whole and not self._warned else None
         yield from audio.stream(

@@ -15,9 +15,10 @@ import typer
 from atgnn.errors import ConfigError
 
 if TYPE_CHECKING:
+    from atgnn.audio import Source
     from atgnn.events import EventSettings
     from atgnn.formats import Writer
-    from atgnn.tagger import Taggable, Tagger
+    from atgnn.tagger import Tagger
     from atgnn.tags import Failure, Tagging, Timeline
 
 __all__ = ["EVENT_OPTIONS", "EventOptions", "FormatOption", "check_format", "opened", "results"]
@@ -184,7 +185,7 @@ def opened(
         say(f"written to {out}")
 
 
-def sources(paths: Sequence[str]) -> Iterator[Taggable]:
+def sources(paths: Sequence[str]) -> Iterator[Source]:
     """What to tag; ``-`` is standard input."""
     from atgnn.pipes import standard_input
 
@@ -198,6 +199,7 @@ def results(
     settings: EventSettings | None,
     form: str,
     batch_size: int | None,
+    trim_silence: float | None = None,
     **choice: Any,
 ) -> Iterator[Tagging | Timeline | Failure]:
     """Tags, or with `settings` events, of all recordings.
@@ -207,7 +209,10 @@ def results(
     """
     how: dict[str, Any] = {"batch_size": batch_size, "on_error": "collect"}
     if settings is None:
-        yield from tagger.tag_many(sources(paths), **how, **choice)
+        from atgnn.tagger import Excerpt
+
+        given = (Excerpt(source, trim_db=trim_silence) for source in sources(paths))
+        yield from tagger.tag_many(given, **how, **choice)
         return
     from atgnn.events import detect, timelines
     from atgnn.tags import Timeline

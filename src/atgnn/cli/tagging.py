@@ -43,6 +43,15 @@ def tag(
     ancestors: Annotated[
         bool, typer.Option("--ancestors", help="Also labels that a tag implies (Dog for Bark).")
     ] = False,
+    trim_silence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            min=1,
+            help="Leave out silence at both ends of a recording, what is so many dB below its "
+            "loudest 10 ms; 60 suits clips padded with zeros.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     form: listening.FormatOption = None,
     device: DeviceOption = "auto",
@@ -86,6 +95,11 @@ def tag(
         refuse_idle(context, "with --events in a form that holds events alone", "top")
         if listen.on:
             refuse_idle(context, "beside --on in a form that holds events alone", "threshold")
+    if trim_silence is not None and (listen.events or archive is not None or "-" in paths):
+        raise ConfigError(
+            "--trim-silence is for the tags of whole files: leave it out with --events, with --out "
+            "FOLDER and for standard input"
+        )
     events = listen.settings(threshold, ancestors)
     from atgnn.startup import quick_start
 
@@ -130,7 +144,7 @@ def tag(
     choice = {"top": top, "threshold": threshold, "ancestors": ancestors}
     with listening.opened(form, out, len(sounds), force, tagger) as writer:
         failures = Results(sounds, writer).write_all(
-            listening.results(tagger, sounds, events, form, batch_size, **choice)
+            listening.results(tagger, sounds, events, form, batch_size, trim_silence, **choice)
         )
     if failures or problems:
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ class Listener:
         """The nodes of one clip. AudioError where it cannot be read."""
         excerpt = source if isinstance(source, Excerpt) else Excerpt(source)
         name = _name(source) or "samples"
-        excerpt = Excerpt(_held(excerpt.source), excerpt.start, excerpt.end)
+        excerpt = replace(excerpt, source=audio.held(excerpt.source)).trimmed()
         key = content_key(excerpt)
         found = self.cache.get(key, name) if self.cache else None
         if found is not None:
@@ -237,17 +237,6 @@ def content_key(excerpt: Excerpt) -> str:
                 f"{printable(str(source))}: cannot be read ({error.strerror or error})"
             ) from None
     return digest.hexdigest()
-
-
-def _held(source: audio.Source) -> audio.Source:
-    """A source that can be read twice: file objects become bytes."""
-    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | tuple):
-        return source
-    if hasattr(source, "read"):
-        if source.seekable():
-            source.seek(0)
-        return source.read()
-    raise AudioError(f"cannot read sound from {type(source).__name__}: give a path or bytes")
 
 
 def _name(source: Taggable) -> str | None:
