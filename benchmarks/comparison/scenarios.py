@@ -32,6 +32,7 @@ SYSTEMS = {
     "mini": System("mini"),
     "mini-encoder": System("mini-encoder"),  # without label blocks
     "mini-residual": System("mini", ("residual_scale=1",)),  # residual branches begin at full size
+    "mini-spread": System("mini", ("model.pooling=mean_std",)),  # the head reads the spread too
     "pyr-ti": System("pyr-ti"),
     "pyr-s": System("pyr-s"),
     "small-cnn": System("small-cnn"),
