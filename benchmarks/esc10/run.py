@@ -86,8 +86,8 @@ HIGH = longer(250, 1.6e-3)
 POOLED = ("model={preset: mini, pooling: mean_std}", "precision=bf16-mixed")
 ROWS = {
     # The recipe as it was at first, then with every change to the sounds at once.
-    "first": Row((*SMALL, "optim.epochs=60", *augment(noise=0))),
-    "scratch": Row((*SMALL, "optim.epochs=120", *HEAVY)),
+    "first": Row((*SMALL, "optim.epochs=60", *augment(noise=0)), keep=False),
+    "scratch": Row((*SMALL, "optim.epochs=120", *HEAVY), keep=False),
     "long-noise-slow": Row(),  # the recipe as it is
     "averaged": Row(AVERAGED, keep=False),
     "averaged-half": Row((*AVERAGED, "precision=bf16-mixed"), keep=False),
