@@ -316,6 +316,9 @@ def final(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """The kept weights must give the predictions on record, near-ties on another device apart."""
+    if not kept_weights(args.row, FOLDS[0]).is_dir():
+        kept = [name for name in ROWS if kept_weights(name, FOLDS[0]).is_dir()]
+        sys.exit(f"no weights of row {args.row} are kept: choose from {', '.join(kept)}")
     for fold in FOLDS:
         then = read_record(record_path(args.row, KEPT_SEED, fold))
         now = predict(args.row, kept_weights(args.row, fold), args.data / "esc10", fold)
