@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -523,3 +524,16 @@ def test_silence_is_relative_to_the_loudest_stretch_and_none_is_left_out_of_sile
     assert within == (pytest.approx(1.0), 1.5)
     with pytest.raises(AudioError):
         audio.sounding((np.full(rate, np.nan), rate))
+    for decibels in (0, -3, math.nan):
+        with pytest.raises(AudioError, match="give a number above 0"):
+            audio.sounding((wave, rate), decibels)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_can_be_held(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    writer = threading.Thread(target=(tmp_path / "pipe.wav").write_bytes, args=(b"sound",))
+    writer.start()
+    assert audio.held(tmp_path / "pipe.wav") == b"sound"
+    writer.join()
+    assert audio.held(tmp_path / "not-there.wav") == tmp_path / "not-there.wav"

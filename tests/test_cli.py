@@ -74,6 +74,8 @@ def test_silence_at_the_ends_is_left_out_where_asked_for(model, tmp_path):
     assert found["duration"] == pytest.approx(2, abs=0.011)
     for tag, other in zip(found["tags"], expected["tags"], strict=True):
         assert tag["score"] == pytest.approx(other["score"], abs=1e-4)
+    result = run("tag", padded, "--model", model, "--trim-silence", "nan", code=2)
+    assert "greater than or equal to 1" in result.stderr
     for more in (("--events",), ("--out", tmp_path / "out")):
         result = run("tag", padded, "--model", model, "--trim-silence", 60, *more, code=2)
         assert "--trim-silence is for the tags of whole files" in result.stderr

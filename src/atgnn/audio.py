@@ -178,7 +178,10 @@ def sounding(
     From the first to the last stretch of 10 ms whose power is at most `decibels` below that of the
     loudest one. What is silent throughout sounds from `start` to `end`. In bounded memory, but for
     one number for each stretch; errors are those of `load`, and a source is read once, see `held`.
+    AudioError for `decibels` that are not above 0.
     """
+    if not decibels > 0:
+        raise AudioError(f"silence {decibels:g} dB below the loudest: give a number above 0, as 60")
     with _open(source, stop) as reader:
         size = max(1, round(STRETCH * reader.rate))
         blocks = _through(_mono(reader, start, end), Framer(100 * size))
@@ -202,7 +205,9 @@ def _powers(block: np.ndarray, size: int) -> np.ndarray:
 
 
 def held(source: Source) -> Source:
-    """A source that can be read twice: file objects become bytes."""
+    """A source that can be read twice: file objects and named pipes become bytes."""
+    if isinstance(source, str | os.PathLike) and Path(os.fsdecode(source)).is_fifo():
+        return Path(os.fsdecode(source)).read_bytes()
     if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview | tuple):
         return source
     if hasattr(source, "read"):
