@@ -48,6 +48,7 @@ __all__ = [
     "load",
     "no_sounds",
     "occupied_band",
+    "powers",
     "probe",
     "sounding",
     "stream",
@@ -185,23 +186,27 @@ def sounding(
     with _open(source, stop) as reader:
         size = max(1, round(STRETCH * reader.rate))
         blocks = _through(_mono(reader, start, end), Framer(100 * size))
-        powers = np.concatenate([_powers(block, size) for block in blocks])
+        power = np.concatenate([powers(block, size) for block in blocks])
         rate = reader.rate
-    (heard,) = np.nonzero(powers >= powers.max() * 10 ** (-decibels / 10))
-    if powers.max() == 0:
+    loudest = power.max()
+    if loudest == 0:
         return start, end
+    heard = np.flatnonzero(power >= loudest * 10 ** (-decibels / 10))
     first, last = int(heard[0]), int(heard[-1]) + 1
     begin = start + first * size / rate
-    return begin, end if last == len(powers) else start + last * size / rate
+    return begin, end if last == len(power) else start + last * size / rate
 
 
-def _powers(block: np.ndarray, size: int) -> np.ndarray:
-    """The mean square of every so many samples, float64; the last ones may be fewer."""
-    squares = np.square(block, dtype=np.float64)
-    whole = len(squares) // size * size
-    powers: np.ndarray = squares[:whole].reshape(-1, size).mean(1)
-    rest = squares[whole:]
-    return np.append(powers, rest.mean()) if len(rest) else powers
+def powers(samples: np.ndarray, size: int) -> np.ndarray:
+    """The mean square of every `size` samples of (S,), float64 (ceil(S / size),).
+
+    What the last ones lack counts as zeros.
+    """
+    count = math.ceil(len(samples) / size)
+    padded = np.zeros(count * size)
+    padded[: len(samples)] = samples
+    squares: np.ndarray = np.square(padded.reshape(count, size)).mean(axis=1)
+    return squares
 
 
 def held(source: Source) -> Source:

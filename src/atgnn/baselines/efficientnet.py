@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from atgnn.baselines.base import Baseline, BaselineConfig
 from atgnn.graph import ceil_div, mean_nodes
-from atgnn.model.layers import BatchNorm, DropPath, LinearNorm, Patches, check_input
+from atgnn.model.layers import BatchNorm, DropPath, LinearNorm, Patches, check_input, mean_of
 
 __all__ = [
     "LITE_PRESETS",
@@ -135,8 +135,7 @@ class Excitation(nn.Module):
 
     def forward(self, patches: Patches) -> Patches:
         """``(B, F, T, C)`` to the same."""
-        mean = mean_nodes(patches.x, patches.valid)
-        weights = self.expand(functional.silu(self.reduce(mean))).sigmoid()  # (B, C)
+        weights = self.expand(functional.silu(self.reduce(mean_of(patches)))).sigmoid()  # (B, C)
         return patches.with_features(patches.x * weights[:, None, None])
 
 

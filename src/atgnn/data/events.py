@@ -3,12 +3,11 @@
 S samples of one channel.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from atgnn.audio import occupied_band
+from atgnn.audio import occupied_band, powers
 from atgnn.errors import AudioError
 
 __all__ = ["Activity", "SilenceError", "find_activity", "level"]
@@ -50,10 +49,7 @@ def find_activity(samples: np.ndarray, rate: int, range_db: float = 30.0) -> Act
     if not len(samples):
         raise SilenceError("no samples")
     size = max(1, round(FRAME * rate))
-    count = math.ceil(len(samples) / size)
-    padded = np.zeros(count * size)
-    padded[: len(samples)] = samples
-    power = np.square(padded.reshape(count, size)).mean(axis=1)
+    power = powers(samples, size)
     loudest = float(power.max())
     if loudest < 10 ** (SILENCE_DBFS / 10):
         raise SilenceError(f"silent: nothing louder than {SILENCE_DBFS:g} dBFS")
