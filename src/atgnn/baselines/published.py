@@ -9,6 +9,7 @@ from torch import Tensor
 from atgnn.baselines.base import Baseline
 from atgnn.errors import CheckpointError, ConfigError
 from atgnn.labels import Vocabulary
+from atgnn.model.atgnn import ATGNN
 from atgnn.model.weights import Fate, WeightsReport
 
 __all__ = ["Piece", "Told", "fill", "hub_activation"]
@@ -48,7 +49,7 @@ class Piece(NamedTuple):
 
 
 def fill(
-    model: Baseline, pieces: Iterable[Piece], source: str, head: Collection[str] = ()
+    model: Baseline | ATGNN, pieces: Iterable[Piece], source: str, head: Collection[str] = ()
 ) -> WeightsReport:
     """Copy pieces into a model, in place; it is unchanged where they do not fit.
 

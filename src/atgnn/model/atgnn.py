@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from atgnn.model.config import ModelConfig, preset
+from atgnn.model.inverted import InvertedBlock
 from atgnn.model.label import Drawing, LabelBranch, NoLabels
 from atgnn.model.layers import (
     BatchNorm,
@@ -128,6 +129,9 @@ def initialise(model: ATGNN, residual_scale: float = 1.0) -> None:
         elif isinstance(module, Grapher | FeedForward):
             assert isinstance(module.fc2.norm, BatchNorm)
             nn.init.constant_(module.fc2.norm.weight, residual_scale)
+        elif isinstance(module, InvertedBlock) and module.residual:
+            assert isinstance(module.project.norm, BatchNorm)
+            nn.init.constant_(module.project.norm.weight, residual_scale)
     if isinstance(model.label_branch, LabelBranch):
         branch = model.label_branch
         nn.init.trunc_normal_(branch.embedding, std=0.02)

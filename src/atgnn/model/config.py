@@ -24,6 +24,14 @@ __all__ = ["PRESETS", "LayoutConfig", "ModelConfig", "preset", "preset_names"]
 
 _Layout = TypeVar("_Layout", bound="LayoutConfig")
 
+#: The layout of EfficientNet-Lite0: its grids halve four times before the first patch blocks and
+#: once more before the second.
+LITE0 = {
+    "stem_widths": (16, 24, 40, 112),
+    "stem_strides": (2, 2, 2, 2),
+    "channels": (112, 320),
+}
+
 
 class LayoutConfig(BaseModel):
     """What every network's configuration has; `kind` says which network it is.
@@ -63,6 +71,11 @@ class ModelConfig(LayoutConfig):
     kind: Literal["atgnn"] = "atgnn"
     nominal_frames: int = Field(1024, ge=1, description="frames that stored positions are made for")
 
+    trunk: Literal["plain", "lite0"] = Field(
+        "plain",
+        description="convolutions before the patch blocks: Vision GNN's, or, with weights from "
+        "ImageNet (init: imagenet), those of EfficientNet-Lite0",
+    )
     stem_widths: tuple[PositiveInt, ...] = Field((40, 80, 80), min_length=1)
     stem_strides: tuple[PositiveInt, ...] = (2, 2, 1)
     channels: tuple[PositiveInt, ...] = Field((80, 160, 400, 640), min_length=1)
@@ -107,6 +120,11 @@ class ModelConfig(LayoutConfig):
                 raise ValueError(f"{name} needs one entry per stage: {stages}")
         if len(self.stem_widths) != len(self.stem_strides):
             raise ValueError("stem_widths and stem_strides need the same number of entries")
+        if self.trunk == "lite0":
+            for name, value in LITE0.items():
+                if getattr(self, name) != value:
+                    shown = ", ".join(map(str, value))
+                    raise ValueError(f"with trunk lite0, {name} must be ({shown}), as it has them")
         if self.stem_widths[-1] != self.channels[0]:
             raise ValueError("the stem must end at the first stage's channels")
         if self.label_blocks and len(self.label_blocks) != stages:
@@ -124,8 +142,9 @@ class ModelConfig(LayoutConfig):
     def _without_later_settings(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came later is left out at its default: a model's digest stays what it was."""
         values: dict[str, Any] = dump(self)
-        if self.pooling == "mean":
-            values.pop("pooling", None)
+        for name in ("trunk", "pooling"):
+            if values.get(name) == type(self).model_fields[name].default:
+                del values[name]
         return values
 
     # ------------------------------------------------------------------ derived
@@ -228,8 +247,22 @@ def _mini() -> ModelConfig:
     )
 
 
+def _mini_lite0() -> ModelConfig:
+    """Ours: patch and label blocks between and behind the stages of EfficientNet-Lite0."""
+    return ModelConfig(
+        trunk="lite0",
+        **LITE0,
+        blocks=(2, 1),
+        reductions=(1, 1),
+        pooling="mean_std",
+        head_width=256,
+        label_blocks=(1, 1),
+    )
+
+
 _WITH_LABELS = {
     "mini": _mini(),
+    "mini-lite0": _mini_lite0(),
     "iso-ti": _isotropic(192, 12),
     "iso-s": _isotropic(320, 16),
     "iso-b": _isotropic(640, 16),

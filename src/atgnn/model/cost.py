@@ -1,6 +1,7 @@
 """What a model costs: parameters and multiply-accumulates, measured on the model itself."""
 
-from typing import Any
+import math
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -9,10 +10,13 @@ from atgnn.graph import ceil_div
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.config import ModelConfig
 from atgnn.model.empty import empty_model
+from atgnn.model.inverted import SpatialNorm
 from atgnn.model.label import LabelBranch
-from atgnn.model.layers import GraphUpdate
+from atgnn.model.layers import ConvNorm, GraphUpdate
 
 __all__ = ["measure_cost"]
+
+Grid: TypeAlias = tuple[int, int]  # rows and columns
 
 
 def measure_cost(config: ModelConfig, frames: int = 1024) -> Cost:
@@ -32,21 +36,27 @@ def measure_cost(config: ModelConfig, frames: int = 1024) -> Cost:
 
 
 def _encoder_macs(model: ATGNN, frames: int) -> int:
-    config, macs = model.config, 0
-    rows, columns = config.n_mels, frames
-    stem: Any = model.encoder.stem
-    conv: Any
-    for conv in stem.convs:
-        rows, columns = ceil_div(rows, conv.stride), ceil_div(columns, conv.stride)
-        macs += rows * columns * conv.conv.weight.numel()
+    config = model.config
+    macs, grid = _convolution_macs(model.encoder.stem, (config.n_mels, frames))
     stage: Any
     for index, stage in enumerate(model.encoder.stages):
-        rows, columns = config.grid(frames, index)
+        entry, grid = _convolution_macs(stage.entry, grid)
         ratio = config.reductions[index]
-        candidates = ceil_div(rows, ratio) * ceil_div(columns, ratio)
+        candidates = math.prod(ceil_div(side, ratio) for side in grid)
         scores = candidates * config.channels[index] * len(stage.blocks)
-        macs += rows * columns * (_weights(stage) + scores)
+        macs += entry + math.prod(grid) * (_weights(stage.blocks) + scores)
     return macs
+
+
+def _convolution_macs(module: nn.Module, grid: Grid) -> tuple[int, Grid]:
+    """Of convolutions one after the other, from a grid of rows and columns; and the grid behind."""
+    macs = 0
+    for part in module.modules():
+        if isinstance(part, ConvNorm | SpatialNorm):
+            grid = ceil_div(grid[0], part.stride), ceil_div(grid[1], part.stride)
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            macs += math.prod(grid) * part.weight.numel()
+    return macs, grid
 
 
 def _label_macs(branch: LabelBranch, config: ModelConfig, frames: int) -> int:

@@ -18,6 +18,7 @@ from atgnn.graph.precision import without_autocast
 from atgnn.model import products
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.beside import LabelsBeside
+from atgnn.model.inverted import SpatialNorm
 from atgnn.model.label import Drawing
 from atgnn.model.layers import (
     ConvNorm,
@@ -105,7 +106,7 @@ def for_inference(
     for module in folded.modules():
         if isinstance(module, LinearNorm):
             _fold_linear(module)
-        elif isinstance(module, ConvNorm):
+        elif isinstance(module, ConvNorm | SpatialNorm):
             _fold_conv(module)
         elif isinstance(module, GraphUpdate):
             _fold_update(module)
@@ -259,7 +260,7 @@ def _fold_linear(module: LinearNorm) -> None:
     module.norm = Unchanged()
 
 
-def _fold_conv(module: ConvNorm) -> None:
+def _fold_conv(module: ConvNorm | SpatialNorm) -> None:
     fold(module.conv, module.norm, module.conv.weight)
     module.norm = Unchanged()
 

@@ -22,6 +22,7 @@ from atgnn.graph import (
 from atgnn.graph.neighbours import Distance
 from atgnn.graph.precision import exporting
 from atgnn.model.config import ModelConfig
+from atgnn.model.inverted import LiteEntry, LiteStem
 from atgnn.model.layers import (
     ConvNorm,
     DropPath,
@@ -262,13 +263,15 @@ class PatchBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch blocks on one grid, after a convolution that brings the nodes there."""
+    """Patch blocks on one grid, after convolutions that bring the nodes there."""
 
     def __init__(self, config: ModelConfig, stage: int) -> None:
         super().__init__()
         channels, ratio = config.channels[stage], config.reductions[stage]
         self.entry: nn.Module = nn.Identity()
-        if stage:
+        if stage and config.trunk == "lite0":
+            self.entry = LiteEntry()
+        elif stage:
             self.entry = ConvNorm(config.channels[stage - 1], channels, stride=2)
         self.position = self._position(config, stage, channels, ratio)
         first = sum(config.blocks[:stage])
@@ -299,7 +302,11 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.stem: nn.Module = Stem(config.in_channels, config.stem_widths, config.stem_strides)
+        self.stem: nn.Module = (
+            LiteStem(config.in_channels)
+            if config.trunk == "lite0"
+            else Stem(config.in_channels, config.stem_widths, config.stem_strides)
+        )
         rows, columns = config.grid(config.nominal_frames)
         self.position: nn.Module = nn.Identity()
         if config.absolute_position:

@@ -106,6 +106,11 @@ def load_published(source: Source, model: ATGNN) -> WeightsReport:
         CheckpointError: the file cannot be read, or a key is unknown, missing or misshapen. The
             model is unchanged then.
     """
+    if model.config.trunk != "plain":
+        raise CheckpointError(
+            f"the published weights are those of plain convolutions, this model has the trunk "
+            f"{model.config.trunk}: start it with init: imagenet"
+        )
     state = read_state(source)
     rules = dict(_rules(model.config))
     ours = model.state_dict()

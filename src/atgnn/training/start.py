@@ -63,9 +63,7 @@ def new_model(recipe: Recipe, division: Division) -> Start:
 def _from_name(name: str, model: Network) -> Start:
     starts = kind_of(model.config).starts
     if name not in starts:
-        saw = " or ".join(
-            next(iter(kind.presets)) for kind in KINDS.values() if name in kind.starts
-        )
+        saw = " or ".join(kind.start_preset for kind in KINDS.values() if name in kind.starts)
         raise ConfigError(f"init: {name} needs a network that saw it: set model.preset={saw}")
     report, lineage = starts[name](model)
     return Start(model, report, (lineage,))
