@@ -84,6 +84,7 @@ HEAVY = augment(trim_silence="true", fill=0.7, stretch=0.2, equalise_db=4, mixup
 AVERAGED = ("ema.decay=0.99", "select=ema")
 HIGH = longer(250, 1.6e-3)
 POOLED = ("model={preset: mini, pooling: mean_std}", "precision=bf16-mixed")
+PICTURES = ("model={preset: mini-lite0}", "init=imagenet", "precision=bf16-mixed")
 ROWS = {
     # The recipe as it was at first, then with every change to the sounds at once.
     "first": Row((*SMALL, "optim.epochs=60", *augment(noise=0)), keep=False),
@@ -94,6 +95,11 @@ ROWS = {
     # The head reads the patches' spread too; clips are scored without silence at their ends.
     "pooled-whole": Row(POOLED, keep=False),
     "pooled": Row(POOLED, trim_db=60),
+    # Convolutions that have seen ImageNet, between patch blocks; and without these.
+    "pictures": Row((*PICTURES, *longer(40, 8e-4)), trim_db=60),
+    "pictures-alone": Row(
+        ("model={preset: lite0}", *PICTURES[1:], *longer(40, 8e-4)), trim_db=60, keep=False
+    ),
     "long-noise": Row((*HIGH, "optim.weight_decay=0.05")),
     "long-noise-mix": Row((*HIGH, "optim.weight_decay=0.05", *augment(mixup_probability=0.6))),
     "lite": Row((*LITE, *HEAVY, *longer(60, 5e-4), "optim.weight_decay=0.05"), keep=False),
