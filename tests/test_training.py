@@ -62,6 +62,10 @@ def test_defaults_are_the_papers():
         (["optim.epochs=many"], ["optim.epochs", "integer", "many"]),
         (["model.preset=pyr-x"], ["unknown preset 'pyr-x'", "did you mean"]),
         (["model.depth=3"], ["unknown model setting 'depth'"]),
+        (
+            ["model={preset: mini, pooling: mean_std}", "model.preset=lite0"],
+            ["model.pooling is no setting of lite0", "set model={preset: lite0}"],
+        ),
         (["front_end.preset=nope"], ["unknown front end 'nope'"]),
         (["front_end.n_mel=3"], ["n_mel", "did you mean 'n_mels'"]),
         (["model.n_mels=64"], ["model.n_mels is 64", "the front end makes 128"]),

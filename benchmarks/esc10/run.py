@@ -13,7 +13,7 @@ author of the test fold.
 `tune` trains on three folds and validates on the one after the test fold, which stays unseen; the
 results are on record in benchmarks/esc10/tuning.csv. `final` trains on all four other folds for a
 fixed number of epochs, scores the test fold once, keeps the predictions under
-benchmarks/esc10/ROW/ and, of the first seed, the weights in half precision, and writes the look
+benchmarks/esc10/ROW/ and, of the first seed, weights in half precision, and writes the look
 down in benchmarks/test_fold_looks.csv. What is on record is not run again. `check` repeats the
 scoring of the kept weights through `atgnn tag`, which is no new look, and must find the predictions
 on record. `report` prints every row on record: folds, seeds, their mean, and the interval from
@@ -63,7 +63,7 @@ class Row:
     settings: tuple[str, ...] = ()
     teacher: str | None = None
     pretrained: bool = False
-    keep: bool = True  # the weights of one seed
+    keep: tuple[int, ...] = FOLDS  # of one seed, the folds whose weights are kept
     trim_db: float | None = None
 
 
@@ -77,35 +77,38 @@ def longer(epochs: int, rate: float) -> tuple[str, ...]:
     return f"optim.epochs={epochs}", f"optim.learning_rate={rate}"
 
 
+RECIPE_MODEL = "model={preset: mini, pooling: mean_std}"
+EARLIER_MODEL = "model={preset: mini}"  # of rows that say nothing else
 LITE = ("model={preset: lite0}", "init=imagenet", "residual_scale=1", *augment(masks=1))
 LISTEN = ("distill.weight=0.5", "distill.temperature=2")
 SMALL = ("optim.batch_size=12", "optim.learning_rate=1e-3", "optim.weight_decay=0.05")
 HEAVY = augment(trim_silence="true", fill=0.7, stretch=0.2, equalise_db=4, mixup_probability=0.5)
 AVERAGED = ("ema.decay=0.99", "select=ema")
 HIGH = longer(250, 1.6e-3)
-POOLED = ("model={preset: mini, pooling: mean_std}", "precision=bf16-mixed")
+POOLED = (RECIPE_MODEL, "precision=bf16-mixed")
 PICTURES = ("model={preset: mini-lite0}", "init=imagenet", "precision=bf16-mixed")
 ROWS = {
     # The recipe as it was at first, then with every change to the sounds at once.
-    "first": Row((*SMALL, "optim.epochs=60", *augment(noise=0)), keep=False),
-    "scratch": Row((*SMALL, "optim.epochs=120", *HEAVY), keep=False),
-    "long-noise-slow": Row(),  # the recipe as it is
-    "averaged": Row(AVERAGED, keep=False),
-    "averaged-half": Row((*AVERAGED, "precision=bf16-mixed"), keep=False),
-    # The head reads the patches' spread too; clips are scored without silence at their ends.
-    "pooled-whole": Row(POOLED, keep=False),
+    "first": Row((*SMALL, "optim.epochs=60", *augment(noise=0)), keep=()),
+    "scratch": Row((*SMALL, "optim.epochs=120", *HEAVY), keep=()),
+    "long-noise-slow": Row(),  # the recipe as it is, but for the head
+    "averaged": Row(AVERAGED, keep=()),
+    "averaged-half": Row((*AVERAGED, "precision=bf16-mixed"), keep=()),
+    # The recipe as it is, in half precision: the head reads the patches' spread too. Clips are
+    # scored without silence at their ends, or whole.
+    "pooled-whole": Row(POOLED, keep=()),
     "pooled": Row(POOLED, trim_db=60),
     # Convolutions that have seen ImageNet, between patch blocks; and without these.
-    "pictures": Row((*PICTURES, *longer(40, 8e-4)), trim_db=60),
+    "pictures": Row((*PICTURES, *longer(40, 8e-4)), trim_db=60, keep=(1,)),  # 12 MB each
     "pictures-alone": Row(
-        ("model={preset: lite0}", *PICTURES[1:], *longer(40, 8e-4)), trim_db=60, keep=False
+        ("model={preset: lite0}", *PICTURES[1:], *longer(40, 8e-4)), trim_db=60, keep=()
     ),
     "long-noise": Row((*HIGH, "optim.weight_decay=0.05")),
     "long-noise-mix": Row((*HIGH, "optim.weight_decay=0.05", *augment(mixup_probability=0.6))),
-    "lite": Row((*LITE, *HEAVY, *longer(60, 5e-4), "optim.weight_decay=0.05"), keep=False),
-    "lite-slow": Row((*LITE, *HEAVY, *longer(100, 2e-4), "optim.weight_decay=0.05"), keep=False),
+    "lite": Row((*LITE, *HEAVY, *longer(60, 5e-4), "optim.weight_decay=0.05"), keep=()),
+    "lite-slow": Row((*LITE, *HEAVY, *longer(100, 2e-4), "optim.weight_decay=0.05"), keep=()),
     "distilled-noise": Row(
-        (*longer(150, 1e-3), "optim.weight_decay=0.05", *LISTEN), teacher="lite-slow", keep=False
+        (*longer(150, 1e-3), "optim.weight_decay=0.05", *LISTEN), teacher="lite-slow", keep=()
     ),
     "pretrained": Row((*longer(100, 1e-3), "optim.weight_decay=0.05", *HEAVY), pretrained=True),
     "pretrained-slow": Row(
@@ -145,7 +148,7 @@ class Where:
 def model_of(where: Where, name: str, fold: int, seed: int, validation: int | None = None) -> Path:
     """The model of a row, trained if it is not there, without the test fold and what validates."""
     row = ROWS[name]
-    settings = [*row.settings, f"seed={seed}"]
+    settings = [EARLIER_MODEL, *row.settings, f"seed={seed}"]
     if validation is not None:
         settings.append(f"data.validation={{fold: {validation}}}")
     if row.pretrained:
@@ -286,7 +289,7 @@ def finish(args: argparse.Namespace, seed: int, fold: int) -> None:
     model = model_of(where(args), args.row, fold, seed)
     rows = predict(args.row, model, args.data / "esc10", fold)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if seed == KEPT_SEED and ROWS[args.row].keep:
+    if seed == KEPT_SEED and fold in ROWS[args.row].keep:
         shutil.copytree(model, kept_weights(args.row, fold), dirs_exist_ok=True)
     with WRITING, open(LOOKS, "a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerow(
@@ -322,10 +325,11 @@ def final(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """The kept weights must give the predictions on record, near-ties on another device apart."""
-    if not kept_weights(args.row, FOLDS[0]).is_dir():
+    folds = [fold for fold in FOLDS if kept_weights(args.row, fold).is_dir()]
+    if not folds:
         kept = [name for name in ROWS if kept_weights(name, FOLDS[0]).is_dir()]
         sys.exit(f"no weights of row {args.row} are kept: choose from {', '.join(kept)}")
-    for fold in FOLDS:
+    for fold in folds:
         then = read_record(record_path(args.row, KEPT_SEED, fold))
         now = predict(args.row, kept_weights(args.row, fold), args.data / "esc10", fold)
         differ = sum(a["predicted"] != b["predicted"] for a, b in zip(now, then, strict=True))
@@ -370,7 +374,7 @@ def main() -> None:
             command.add_argument("--jobs", type=int, default=1, help="runs at a time")
             command.add_argument("--seeds", type=int, nargs="+", default=[1])
         if name in ("final", "check"):
-            command.add_argument("--row", choices=ROWS, default="long-noise-slow", help="which row")
+            command.add_argument("--row", choices=ROWS, default="pooled", help="which row")
     tune_options = commands.choices["tune"]
     tune_options.add_argument("--rows", nargs="+", choices=ROWS, required=True)
     tune_options.add_argument("--tests", type=int, nargs="+", default=[1, 3], help="test folds")

@@ -61,6 +61,7 @@ def changes(**settings: object) -> tuple[str, ...]:
 
 
 QUIET = changes(noise=0, stretch=0, equalise_db=0)
+PICTURES = ("model={preset: mini-lite0}", "init=imagenet", "precision=bf16-mixed")
 SMALL = ("optim.batch_size=16", "optim.learning_rate=1e-3")
 ROWS = {
     "published": Row((*SMALL, "optim.epochs=40", *QUIET), copies=False),  # the first edition
@@ -72,6 +73,8 @@ ROWS = {
         ("optim.epochs=45", *changes(stretch=0, equalise_db=0, mixup_probability=0.6)),
         pretrained=True,
     ),
+    # Convolutions that have seen ImageNet, in fewer epochs.
+    "pictures": Row((*PICTURES, "optim.epochs=12", "optim.learning_rate=8e-4")),
 }
 CHOSEN = "pretrained-noise"
 ELSEWHERE = "optim.epochs=10"  # of 30: four more models, for a comparison only

@@ -44,6 +44,7 @@ METHODS = ("views", "masked", "both")
 RANDOM = ("optim.steps=1", "optim.learning_rate=1.0e-12")  # only the norms are measured
 RATE = 16_000
 TUNED = [  # what the record was made with
+    "model={preset: mini}",
     *("optim.batch_size=12", "optim.learning_rate=1e-3", "optim.weight_decay=0.05"),
     *("augment.trim_silence=true", "augment.fill=0.7", "augment.stretch=0.2"),
     *("augment.equalise_db=4", "augment.mixup_probability=0.5"),

@@ -27,6 +27,7 @@ from benchmarks.esc10.run import after, train
 RESULTS = Path(__file__).parent / "results.csv"
 TEST, EPOCHS, LAST = 3, 20, 5
 COLUMNS = ("run", "seed", "accuracy", "mAP", "ema_accuracy", "ema_mAP", "epochs", "cpu_seconds")
+MODEL = "model={preset: mini}"  # what the record was made with
 LITE = ["model={preset: lite0}", "init=imagenet", "optim.learning_rate=5.0e-4"]
 LITE += ["augment.masks=1", "residual_scale=1"]
 DISTILL = ["distill.weight=0.5", "distill.temperature=2"]
@@ -39,6 +40,7 @@ RUNS: dict[str, list[str]] = {
     "scores": [*DISTILL, "distill.scores={teacher}.parquet"],
     "no mixup": ["augment.mixup_probability=0"],
     "bf16": ["precision=bf16-mixed"],
+    "compiled": ["compile=true"],
     "2 x 16 clips": ["optim.batch_size=16", "optim.accumulate=2"],
     "listens": [*DISTILL, "distill.teacher={teacher}/model"],
 }
@@ -57,7 +59,7 @@ def train_all(args: argparse.Namespace) -> None:
 def record(name: str, seed: int, args: argparse.Namespace) -> None:
     """One run and its row."""
     teacher = args.out / f"teacher-{seed}"
-    settings = [setting.replace("{teacher}", str(teacher)) for setting in RUNS[name]]
+    settings = [setting.replace("{teacher}", str(teacher)) for setting in (MODEL, *RUNS[name])]
     if not any(setting.startswith("optim.epochs") for setting in settings):
         settings.append(f"optim.epochs={EPOCHS}")
     settings += [f"data.validation={{fold: {after(TEST)}}}", f"seed={seed}", "workers=0"]

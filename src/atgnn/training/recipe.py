@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from atgnn.errors import ConfigError, did_you_mean
 from atgnn.frontend import FrontEndConfig, front_end_preset
+from atgnn.model.config import ModelConfig
 from atgnn.networks import NetworkConfig, check_front_end, network_preset, own_front_end
 from atgnn.training.settings import Settings as _Settings
 from atgnn.training.settings import read_settings, saved_settings, settings_from
@@ -401,6 +402,15 @@ class Recipe(_Settings):
             raise ConfigError(
                 f"model.n_mels is {changes['n_mels']}, the front end makes {n_mels}: set "
                 "front_end.n_mels alone"
+            )
+        known = type(network_preset(self._preset)).model_fields
+        elsewhere = [
+            name for name in changes if name not in known and name in ModelConfig.model_fields
+        ]
+        if elsewhere:
+            raise ConfigError(
+                f"model.{elsewhere[0]} is no setting of {self._preset}: to leave out the recipe's "
+                f"layout, set model={{preset: {self._preset}}}"
             )
         config = network_preset(self._preset, **changes, num_labels=num_labels)
         check_front_end(front_end, config)
