@@ -38,6 +38,7 @@ SYSTEMS = {
     "small-cnn": System("small-cnn"),
     "fsd50k-vgg": System("fsd50k-vgg"),
     "lite0-imagenet": System("lite0", ("init=imagenet", "residual_scale=1")),
+    "mini-lite0-imagenet": System("mini-lite0", ("init=imagenet",)),  # ATGNN on its stages
     "lite0": System("lite0"),
     "psla": System("psla"),
     "wav2clip": System("wav2clip"),
