@@ -12,10 +12,10 @@ from atgnn.baselines.published import Piece
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.inverted import InvertedBlock
 
-__all__ = ["as_linear", "picture_pieces", "trunk_pieces"]
+__all__ = ["TRUNK", "as_linear", "picture_pieces", "trunk_pieces"]
 
-#: In an ATGNN: the first layer, and what holds the blocks.
-_PLACES = "encoder.stem.first", ["encoder.stem.", "encoder.stages.1.entry."]
+#: What holds the blocks of an EfficientNet in an ATGNN, the first layer beside the first ones.
+TRUNK = "encoder.stem.", "encoder.stages.1.entry."
 
 
 def trunk_pieces(model: EfficientNet | ATGNN, state: Mapping[str, Tensor]) -> Iterator[Piece]:
@@ -58,7 +58,8 @@ def as_linear(key: str, target: str, value: Tensor) -> Piece:
 
 def _names(model: EfficientNet | ATGNN) -> Iterator[tuple[str, str]]:
     """Pairs of their name and ours."""
-    first, holders = ("stem", [""]) if isinstance(model, EfficientNet) else _PLACES
+    graph = isinstance(model, ATGNN)
+    first, holders = (f"{TRUNK[0]}first", TRUNK) if graph else ("stem", ("",))
     yield from _pair("_conv_stem", "_bn0", first, "conv")
     blocks = (
         (f"{holder}blocks.{place}.", block)
@@ -76,7 +77,7 @@ def _names(model: EfficientNet | ATGNN) -> Iterator[tuple[str, str]]:
                 for part in ("weight", "bias"):
                     yield f"{there}_se_{name}.{part}", f"{here}excite.{name}.{part}"
         yield from _pair(f"{there}_project_conv", f"{there}_bn2", f"{here}project", "linear")
-    if isinstance(model, EfficientNet):
+    if not graph:
         yield from _pair("_conv_head", "_bn1", "head", "linear")
 
 

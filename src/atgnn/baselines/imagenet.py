@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from atgnn.baselines.efficientnet import LITE_PRESETS, EfficientNetLite
-from atgnn.baselines.efficientnet_weights import picture_pieces
+from atgnn.baselines.efficientnet_weights import TRUNK, picture_pieces
 from atgnn.baselines.published import fill
 from atgnn.errors import ConfigError, MissingExtraError
 from atgnn.model.atgnn import ATGNN
@@ -58,8 +58,7 @@ def _graph_of(model: EfficientNetLite | ATGNN) -> list[str]:
     """The weights that no network of pictures has."""
     if isinstance(model, EfficientNetLite):
         return []
-    trunk = ("encoder.stem.", "encoder.stages.1.entry.")
-    return [name for name in model.state_dict() if not name.startswith(trunk)]
+    return [name for name in model.state_dict() if not name.startswith(TRUNK)]
 
 
 def _variant(model: EfficientNetLite | ATGNN) -> str:
