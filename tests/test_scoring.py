@@ -91,6 +91,57 @@ def test_packed_clips_score_as_their_files_do(scores, tagger, table, tmp_path):
     np.testing.assert_allclose(some.values, of_packed.values[[3, 1]], atol=1e-5)
 
 
+@pytest.fixture
+def padded(tmp_path):
+    """Two clips, bare in one table and between zeros in another."""
+    for name, before, after in (("bare", 0, 0), ("padded", 20_000, 9_000)):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            samples = np.pad(sound(1.5, seed=index), (before, after))
+            write(tmp_path / name / f"{index}.wav", samples)
+        rows = "".join(f"{index}.wav,{label}\n" for index, label in enumerate(("Dog", "Rain")))
+        (tmp_path / name / "clips.csv").write_text(f"path,labels\n{rows}")
+    return tmp_path / "bare" / "clips.csv", tmp_path / "padded" / "clips.csv"
+
+
+def test_silence_at_the_ends_is_left_out_where_asked_for(tagger, padded, tmp_path):
+    bare, clips = (Clips.read(table) for table in padded)
+    expected = ScoreTable.of(tagger, bare).values
+    packed = PackedWaveforms.write(clips, tmp_path / "packed", 16000)
+    for opened, near in ((clips, 1e-4), (packed, 2e-3)):
+        assert abs(ScoreTable.of(tagger, opened).values - expected).max() > 2 * near
+        found = ScoreTable.of(tagger, opened, trim_db=60).values
+        np.testing.assert_allclose(found, expected, atol=near)
+
+
+def test_commands_leave_it_out_too_and_say_so(padded, tmp_path):
+    model = str(tiny_checkpoint().save_pretrained(tmp_path / "model"))
+    option = ["--trim-silence", "60", "--device", "cpu"]
+
+    def run(*words):
+        result = CliRunner().invoke(app, [*map(str, words)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    bare, clips = padded
+    run("score", model, bare, "--out", tmp_path / "bare.parquet", "--device", "cpu")
+    run("score", model, clips, "--out", tmp_path / "trimmed.parquet", *option)
+    expected, found = (ScoreTable.read(tmp_path / f"{n}.parquet") for n in ("bare", "trimmed"))
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-4)
+    assert found.source == f"{model}; clips without silence at their ends (60 dB)"
+    write(tmp_path / "none" / "0.wav", np.pad(sound(1.5, seed=7), (20_000, 9_000)))
+    background = ["--background", tmp_path / "none"]
+    known = json.loads(run("evaluate", model, bare, "--json", "--device", "cpu"))
+    report = json.loads(run("evaluate", model, clips, "--json", *background, *option))
+    assert report["lwlrap"] == pytest.approx(known["lwlrap"])
+    assert "clips without silence at their ends (60 dB)" in report["notes"]
+    assert report["background"]["minutes"] == pytest.approx(1.5 / 60, abs=0.02 / 60)
+    scores = ["--scores", tmp_path / "bare.parquet", clips, "--trim-silence", "60"]
+    result = CliRunner().invoke(app, ["evaluate", *map(str, scores)])
+    assert result.exit_code == 2
+    assert "--trim-silence does nothing with --scores" in " ".join(result.output.split())
+
+
 def test_moved_sounds_are_found_by_file_name_with_a_warning(tmp_path):
     old = made([[0.1, 0.2], [0.3, 0.4]], paths=("/old/place/x.wav", "/old/place/y.wav"))
     clips = clips_of(["y.wav", "x.wav"], tmp_path)

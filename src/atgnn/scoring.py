@@ -42,7 +42,14 @@ from atgnn.files import check_new, new_file
 from atgnn.tagger import Excerpt, Scores, Taggable, Tagger, WindowScorer
 from atgnn.tags import Failure
 
-__all__ = ["ScoreTable", "ScoresError", "check_new_scores", "is_score_file", "sources"]
+__all__ = [
+    "ScoreTable",
+    "ScoresError",
+    "check_new_scores",
+    "is_score_file",
+    "sources",
+    "trimmed_note",
+]
 
 FORMAT, VERSION, KEY = "atgnn scores", 1, b"atgnn_scores"
 PLACE = ("path", "start", "end")  # columns that say which clip
@@ -119,13 +126,15 @@ class ScoreTable:
         device: str | None = None,
         batch_size: int | None = None,
         source: str = "",
+        trim_db: float | None = None,
         progress: Callable[[int], None] | None = None,
         on_failure: Callable[[Failure], None] | None = None,
     ) -> ScoreTable:
         """What a model says of every clip: the scores of `atgnn tag`, without augmentation.
 
-        `only` are rows of `clips`, to score no others. A clip that cannot be read is an error, or,
-        with `on_failure`, reported there and left out. `progress` is told the number of clips done.
+        `only` are rows of `clips`, to score no others; `trim_db` as of `Excerpt`. A clip that
+        cannot be read is an error, or, with `on_failure`, reported there and left out. `progress`
+        is told the number of clips done.
 
         Raises:
             AudioError: a clip cannot be read.
@@ -135,7 +144,7 @@ class ScoreTable:
         table = clips_of(clips) if only is None else only
         good, values = [], []
         results = scorer.score_many(
-            sources(clips, table),
+            sources(clips, table, trim_db),
             batch_size=batch_size,
             on_error="raise" if on_failure is None else "collect",
         )
@@ -410,15 +419,23 @@ def _times(keys: Sequence[Any]) -> list[int]:
     return [counts[key] for key in keys]
 
 
-def sources(clips: Clips | PackedWaveforms, table: Clips) -> Iterable[Taggable]:
+def sources(
+    clips: Clips | PackedWaveforms, table: Clips, trim_db: float | None = None
+) -> Iterable[Taggable]:
     """What to hand to a tagger for each row; packed samples are taken from their file."""
     if isinstance(clips, PackedWaveforms):
         places = clips.positions(table).tolist()
         if -1 in places:
             missing = table.paths[places.index(-1)]
             raise ClipsError(f"{clips.folder} does not hold {missing}: pack it too")
-        return ((clips[place] * np.float32(SCALE), clips.rate) for place in places)
-    return (Excerpt(clip.path, clip.start, clip.end) for clip in table)
+        packed = ((clips[place] * np.float32(SCALE), clips.rate) for place in places)
+        return packed if trim_db is None else (Excerpt(one, trim_db=trim_db) for one in packed)
+    return (Excerpt(clip.path, clip.start, clip.end, trim_db) for clip in table)
+
+
+def trimmed_note(trim_db: float | None) -> str:
+    """How clips were heard, in words; "" where they were heard whole."""
+    return "" if trim_db is None else f"clips without silence at their ends ({trim_db:g} dB)"
 
 
 def _places(clips: Clips) -> tuple[list[str], np.ndarray, np.ndarray]:

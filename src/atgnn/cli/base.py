@@ -28,6 +28,7 @@ __all__ = [
     "PrecisionOption",
     "SplitOption",
     "ToOption",
+    "TrimOption",
     "app",
     "grouped",
     "refuse_idle",
@@ -132,6 +133,16 @@ FillOption = Annotated[
 ]
 FoldOption = Annotated[int | None, typer.Option(help="Only this fold.")]
 SplitOption = Annotated[str | None, typer.Option(help="Only this split.")]
+TrimOption = Annotated[
+    float | None,
+    typer.Option(
+        "--trim-silence",
+        metavar="DB",
+        min=1,
+        help="Leave out silence at both ends of a recording, what is so many dB below its loudest "
+        "10 ms; 60 suits clips padded with zeros.",
+    ),
+]
 
 
 class Activation(str, Enum):

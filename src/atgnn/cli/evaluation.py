@@ -15,6 +15,7 @@ from atgnn.cli.base import (
     ForceOption,
     PrecisionOption,
     SplitOption,
+    TrimOption,
     app,
     grouped,
     refuse_idle,
@@ -133,6 +134,7 @@ def evaluate(
         str | None,
         typer.Option(help="Sounds without any label of the model: count false alarms there."),
     ] = None,
+    trim_silence: TrimOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
     batch_size: BatchOption = None,
@@ -161,7 +163,7 @@ def evaluate(
         return
     tagger = Tagger.from_pretrained(inputs[0], device, precision)
     opened, chosen = judging.open(clips)
-    heard: dict[str, Any] = {"batch_size": batch_size}
+    heard: dict[str, Any] = {"batch_size": batch_size, "trim_db": trim_silence}
     with counter(len(chosen)) as progress:
         found = measure(
             tagger, chosen, opened=opened, progress=progress, name=inputs[0], **heard, **settings
@@ -185,4 +187,5 @@ def _check_inputs(context: typer.Context, inputs: list[str], scores: Path | None
         )
     if scores is not None:
         why = "with --scores, where no model listens"
-        refuse_idle(context, why, "background", "device", "precision", "batch_size")
+        idle = "background", "trim_silence", "device", "precision", "batch_size"
+        refuse_idle(context, why, *idle)

@@ -15,6 +15,7 @@ from atgnn.cli.base import (
     PrecisionOption,
     SplitOption,
     ToOption,
+    TrimOption,
     app,
     refuse_idle,
 )
@@ -55,6 +56,7 @@ def score(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out clips that cannot be read.")
     ] = False,
+    trim_silence: TrimOption = None,
     force: ForceOption = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "float32",
@@ -68,7 +70,7 @@ def score(
     from atgnn.evaluate import choose_clips
     from atgnn.others import mapped, target_labels
     from atgnn.others.huggingface import HuggingFaceScorer, is_hugging_face
-    from atgnn.scoring import ScoreTable, check_new_scores
+    from atgnn.scoring import ScoreTable, check_new_scores, trimmed_note
     from atgnn.tagger import Tagger, WindowScorer
     from atgnn.tags import Failure
     from atgnn.terminal import counter, say, show_warnings
@@ -97,7 +99,8 @@ def score(
             opened,
             only=chosen,
             batch_size=batch_size,
-            source=model,
+            source="; ".join(filter(None, [model, trimmed_note(trim_silence)])),
+            trim_db=trim_silence,
             progress=progress,
             on_failure=failures.append if skip_bad else None,
         )

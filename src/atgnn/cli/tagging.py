@@ -13,6 +13,7 @@ from atgnn.cli.base import (
     ModelOption,
     PackOption,
     PrecisionOption,
+    TrimOption,
     app,
     grouped,
     refuse_idle,
@@ -43,15 +44,7 @@ def tag(
     ancestors: Annotated[
         bool, typer.Option("--ancestors", help="Also labels that a tag implies (Dog for Bark).")
     ] = False,
-    trim_silence: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DB",
-            min=1,
-            help="Leave out silence at both ends of a recording, what is so many dB below its "
-            "loudest 10 ms; 60 suits clips padded with zeros.",
-        ),
-    ] = None,
+    trim_silence: TrimOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     form: listening.FormatOption = None,
     device: DeviceOption = "auto",

@@ -73,13 +73,14 @@ def false_alarms(
     *,
     batch_size: int | None = None,
     skip_bad: bool = False,
+    trim_db: float | None = None,
     progress: Callable[[int], None] | None = None,
     seed: int = 0,
 ) -> FalseAlarms:
     """Count the windows of `clips` in which a label reaches its threshold.
 
     Clips that are marked with a label of the model, or with one that implies such, are passed
-    over; a label that a clip leaves unknown is not counted there.
+    over; a label that a clip leaves unknown is not counted there. `trim_db` as of `evaluate`.
 
     Raises:
         ClipsError: no clip is left.
@@ -92,7 +93,7 @@ def false_alarms(
     limits = np.full(len(tagger.labels), THRESHOLD) if given is None else np.array(given)
     count = _Count(limits, absent)
     results = tagger.score_many(
-        sources(clips, table.subset(silent)),
+        sources(clips, table.subset(silent), trim_db),
         batch_size=batch_size,
         on_error="collect" if skip_bad else "raise",
     )

@@ -20,7 +20,7 @@ from atgnn.evaluate.collections import collection_negatives
 from atgnn.evaluate.owners import owners_of
 from atgnn.evaluate.report import RESAMPLES, Report, measure
 from atgnn.labels import Ontology, Vocabulary
-from atgnn.scoring import ScoreTable
+from atgnn.scoring import ScoreTable, trimmed_note
 from atgnn.tagger import Tagger
 from atgnn.tags import Failure
 
@@ -48,15 +48,18 @@ def evaluate(
     ignore_unknown_labels: bool = False,
     opened: Clips | PackedWaveforms | None = None,
     skip_bad: bool = False,
+    trim_db: float | None = None,
     progress: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> Report:
     """Score every clip (or the excerpt that its row names) and compare with its labels.
 
     `opened` is what the clips were chosen from, if that is packed: their files need not be there.
-    With `skip_bad`, clips that cannot be read are left out and named in the report. `progress` is
-    called with the number of clips done. `settings` are those of `evaluate_table`. Clips that the
-    model has learned from, as far as its checkpoint knows, are the first note of the report.
+    With `trim_db` clips are scored without the silence at their ends, as of `atgnn.tagger.Excerpt`,
+    which the report notes. With `skip_bad`, clips that cannot be read are left out and named in the
+    report. `progress` is called with the number of clips done. `settings` are those of
+    `evaluate_table`. Clips that the model has learned from, as far as its checkpoint knows, are the
+    first note of the report.
 
     Raises:
         ClipsError: no clips, or labels that the model does not know (unless ignored).
@@ -71,12 +74,13 @@ def evaluate(
         clips if opened is None else opened,
         only=clips,
         batch_size=batch_size,
+        trim_db=trim_db,
         progress=progress,
         on_failure=failures.append if skip_bad else None,
     )
     heard = tagger.checkpoint.heard
-    line = "" if heard is None else heard.overlap(clips).line()
-    settings["notes"] = (*([line] if line else []), *settings.get("notes", ()))
+    lines = "" if heard is None else heard.overlap(clips).line(), trimmed_note(trim_db)
+    settings["notes"] = (*filter(None, lines), *settings.get("notes", ()))
     return evaluate_table(
         scores,
         clips,
