@@ -86,17 +86,16 @@ def _rows(
 
 def accuracies(folder: Path = KEPT) -> dict[str, tuple[float, int]]:
     """Accuracy over all folds of a preset's best row with kept weights, and clips, by preset."""
-    right: dict[tuple[str, str], list[bool]] = {}
-    for predictions in sorted(folder.glob("*/seed*/fold*.csv")):
-        config = predictions.with_suffix("") / "config.json"
-        if not config.is_file():
+    found = []
+    for row in sorted(folder.glob("*/seed*")):
+        if not (configs := sorted(row.glob("fold*/config.json"))):
             continue
-        preset = _preset_of(json.loads(config.read_text())["model"])
-        with open(predictions, newline="", encoding="utf-8") as file:
-            rows = [row["category"] == row["predicted"] for row in csv.DictReader(file)]
-        right.setdefault((preset, predictions.parents[1].name), []).extend(rows)
-    found = sorted((sum(rows) / len(rows), len(rows), name) for (name, _), rows in right.items())
-    return {name: (accuracy, clips) for accuracy, clips, name in found}
+        preset, right = _preset_of(json.loads(configs[0].read_text())["model"]), []
+        for predictions in sorted(row.glob("fold*.csv")):
+            with open(predictions, newline="", encoding="utf-8") as file:
+                right += [one["category"] == one["predicted"] for one in csv.DictReader(file)]
+        found.append((sum(right) / len(right), len(right), preset))
+    return {preset: (accuracy, clips) for accuracy, clips, preset in sorted(found)}
 
 
 def _preset_of(model: dict[str, Any]) -> str:
