@@ -274,7 +274,7 @@ def test_bound_adds_up(capsys, monkeypatch):
         assert kinds["normalisation"] >= 0
 
 
-@pytest.mark.parametrize("preset", ["mini", "pyr-ti", "iso-ti"])
+@pytest.mark.parametrize("preset", ["mini", "mini-lite0", "pyr-ti", "iso-ti"])
 def test_bound_counts_the_work_that_the_model_counts(preset):
     config = PRESETS[preset]
     case = harness.Case("infer", "ours", preset=preset, batch=3)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from atgnn.errors import ConfigError
 from atgnn.model import ATGNN, ModelConfig
 
 __all__ = ["Published", "converted", "published_from"]
@@ -354,6 +355,12 @@ def published_from(model: ATGNN, frames: int | None = None) -> Published:
     """The published model with the weights of ours, for clips of `frames` (the nominal) frames."""
     if model.config.position == "legacy" and frames not in (None, model.config.nominal_frames):
         raise ValueError("legacy tables are made for the nominal length: set nominal_frames")
+    if model.config.trunk != "plain" or model.config.pooling != "mean":
+        raise ConfigError(
+            "the published algorithm has plain convolutions and reads the mean of all patches; this "
+            f"layout has trunk {model.config.trunk}, pooling {model.config.pooling}: measure it with "
+            "--systems ours"
+        )
     theirs = Published(model.config, frames).train(model.training)
     state = theirs.state_dict()
     for key, value in model.state_dict().items():
