@@ -274,13 +274,20 @@ def test_bound_adds_up(capsys, monkeypatch):
         assert kinds["normalisation"] >= 0
 
 
-@pytest.mark.parametrize("preset", ["mini", "mini-lite0", "pyr-ti", "iso-ti"])
+@pytest.mark.parametrize("preset", ["mini", "pyr-ti", "iso-ti"])
 def test_bound_counts_the_work_that_the_model_counts(preset):
     config = PRESETS[preset]
     case = harness.Case("infer", "ours", preset=preset, batch=3)
     dense = sum(shape.gflop for shape in bound.dense_shapes(case)) / 3
     scores = bound.score_gflop(config, case.frames)
     assert (dense + scores) / 2 == pytest.approx(measure_cost(config).gmacs, rel=1e-3)
+
+
+@pytest.mark.parametrize("command", [("bound",), ("infer", "--systems", "ours,published")])
+def test_layouts_that_were_never_published_are_refused(command, capsys):
+    words = *command, "--preset", "mini-lite0", "--seconds", "1", "--batch", "1", "--rounds", "1"
+    assert command_line.main([*words, "--precision", "fp32"]) == 1
+    assert "this one has trunk lite0 and pooling mean_std" in capsys.readouterr().err
 
 
 def test_accuracy_stands_beside_time(capsys):

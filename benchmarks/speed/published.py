@@ -25,6 +25,12 @@ class Published(nn.Module):
 
     def __init__(self, config: ModelConfig, frames: int | None = None) -> None:
         super().__init__()
+        if config.trunk != "plain" or config.pooling != "mean":
+            raise ConfigError(
+                "the published layout has plain convolutions and reads the mean of all patches, "
+                f"this one has trunk {config.trunk} and pooling {config.pooling}: measure it with "
+                "--systems ours, by any command but bound"
+            )
         if config.label_width is not None or config.shared_adjacency or config.in_channels != 1:
             raise ValueError("the published layout has stage-wide labels and one input channel")
         self.config = config
@@ -355,12 +361,6 @@ def published_from(model: ATGNN, frames: int | None = None) -> Published:
     """The published model with the weights of ours, for clips of `frames` (the nominal) frames."""
     if model.config.position == "legacy" and frames not in (None, model.config.nominal_frames):
         raise ValueError("legacy tables are made for the nominal length: set nominal_frames")
-    if model.config.trunk != "plain" or model.config.pooling != "mean":
-        raise ConfigError(
-            "the published algorithm has plain convolutions and reads the mean of all patches; this "
-            f"layout has trunk {model.config.trunk}, pooling {model.config.pooling}: measure it with "
-            "--systems ours"
-        )
     theirs = Published(model.config, frames).train(model.training)
     state = theirs.state_dict()
     for key, value in model.state_dict().items():
