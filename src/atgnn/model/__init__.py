@@ -7,6 +7,7 @@ To be read beside the paper:
     patch     -> stem, patch blocks (PGN, eq. 1 to 3), stages
     label     -> label blocks (PLG, eq. 4 and 5; LLG, eq. 6) and the readout (eq. 8)
     layers    -> what both kinds of block are made of
+    inverted  -> the stages of EfficientNet-Lite0, as another stem
     weights   -> published weights in
 
 The same numbers sooner, or of less memory: `inference`, `graphs` (CUDA), and in training `fused`,
