@@ -2,6 +2,7 @@
 
     python -m benchmarks.esc10.run tune  --data SOUNDS --out RUNS --rows ROW ... [--tests 1 3]
     python -m benchmarks.esc10.run final --data SOUNDS --out RUNS --row ROW [--seeds 1 2 3]
+    python -m benchmarks.esc10.run together --data SOUNDS --out RUNS --row ROW --seeds 1 2 3
     python -m benchmarks.esc10.run check --data SOUNDS [--row ROW]
     python -m benchmarks.esc10.run report
 
@@ -14,7 +15,8 @@ author of the test fold.
 results are on record in benchmarks/esc10/tuning.csv. `final` trains on all four other folds for a
 fixed number of epochs, scores the test fold once, keeps the predictions under
 benchmarks/esc10/ROW/ and, of the first seed, weights in half precision, and writes the look
-down in benchmarks/test_fold_looks.csv. What is on record is not run again. `check` repeats the
+down in benchmarks/test_fold_looks.csv. What is on record is not run again. `together` takes the
+mean of the scores of several seeds, and is a look of its own, at ROW-together. `check` repeats the
 scoring of the kept weights through `atgnn tag`, which is no new look, and must find the predictions
 on record. `report` prints every row on record: folds, seeds, their mean, and the interval from
 resampling authors.
@@ -35,9 +37,10 @@ from threading import Lock
 
 import numpy as np
 
-from atgnn.data.clips import Clips
+from atgnn.data.clips import Clip, Clips
 from atgnn.metrics import cluster_interval, evaluate_scores
-from atgnn.tagger import Excerpt, Tagger
+from atgnn.scoring import ScoreTable
+from atgnn.tagger import Tagger
 from benchmarks import runs
 from benchmarks.pretrain.clips import unlabelled
 
@@ -199,16 +202,22 @@ def predict(name: str, model: Path, data: Path, fold: int) -> list[dict[str, str
     for line in printed.splitlines():
         record = json.loads(line)
         named[Path(record["path"]).name] = record["tags"][0]
+    tags = [named[clip.path.name] for clip in clips]
+    return predictions(clips, fold, [(tag["label"], tag["score"]) for tag in tags])
+
+
+def predictions(clips: list[Clip], fold: int, named: list[tuple[str, float]]) -> list[dict]:
+    """Rows of a record: for each clip of a fold what it is, and what was named with which score."""
     return [
         {
             "fold": str(fold),
             "filename": clip.path.name,
             "author": clip.extra["author"],
             "category": clip.extra["category"],
-            "predicted": named[clip.path.name]["label"],
-            "score": f"{named[clip.path.name]['score']:.4f}",
+            "predicted": label,
+            "score": f"{score:.4f}",
         }
-        for clip in clips
+        for clip, (label, score) in zip(clips, named, strict=True)
     ]
 
 
@@ -259,12 +268,15 @@ def tune_one(args: argparse.Namespace, name: str, seed: int, test: int) -> None:
 def judged(name: str, model: Path, data: Path, fold: int) -> dict[str, float]:
     """Accuracy and mAP of a model on a fold that validates, scored as its row is."""
     clips = Clips.read(data).where(fold=fold).labelled_by("category")
-    tagger = Tagger.from_pretrained(model)
-    excerpts = [Excerpt(clip.path, trim_db=ROWS[name].trim_db) for clip in clips]
-    scores = np.stack([one.mean for one in tagger.score_many(excerpts)])
-    truth = clips.targets(tagger.labels) == 1
-    found = evaluate_scores(truth.astype(float), scores, tagger.labels, single_label=True)
+    scores = scored(name, model, clips)
+    truth = clips.targets(scores.labels) == 1
+    found = evaluate_scores(truth.astype(float), scores.values, scores.labels, single_label=True)
     return {"accuracy": found.accuracy, "mAP": found.mean_ap}
+
+
+def scored(name: str, model: Path, clips: Clips) -> ScoreTable:
+    """The scores of clips, heard as a row has it."""
+    return ScoreTable.of(Tagger.from_pretrained(model), clips, trim_db=ROWS[name].trim_db)
 
 
 def tuning() -> list[dict[str, str]]:
@@ -288,25 +300,49 @@ def finish(args: argparse.Namespace, seed: int, fold: int) -> None:
         return
     model = model_of(where(args), args.row, fold, seed)
     rows = predict(args.row, model, args.data / "esc10", fold)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if seed == KEPT_SEED and fold in ROWS[args.row].keep:
         shutil.copytree(model, kept_weights(args.row, fold), dirs_exist_ok=True)
+    keep(path, rows, f"row {args.row}, seed {seed}", f"final --row {args.row}")
+
+
+def keep(path: Path, rows: list[dict[str, str]], what: str, command: str) -> None:
+    """Write a look at a test fold down, and its predictions."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fold, share = rows[0]["fold"], f"{accuracy(rows):.4f}"
     with WRITING, open(LOOKS, "a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerow(
             [
                 datetime.date.today().isoformat(),
                 "ESC-10",
                 fold,
-                f"accuracy: row {args.row}, seed {seed}, trained on the other four folds",
-                f"{accuracy(rows):.4f}",
-                f"python -m benchmarks.esc10.run final --row {args.row}",
+                f"accuracy: {what}, trained on the other four folds",
+                share,
+                f"python -m benchmarks.esc10.run {command}",
             ]
         )
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print(f"{args.row}, seed {seed}, fold {fold}: {accuracy(rows):.4f}", flush=True)
+    print(f"{what}, fold {fold}: {share}", flush=True)
+
+
+def together(args: argparse.Namespace) -> None:
+    """Mean scores of several seeds' models, as one row more."""
+    seeds = " ".join(map(str, args.seeds))
+    for fold in args.folds:
+        path = record_path(f"{args.row}-together", KEPT_SEED, fold)
+        if path.is_file():
+            continue
+        clips = Clips.read(args.data / "esc10").where(fold=fold).labelled_by("category")
+        models = [model_of(where(args), args.row, fold, seed) for seed in args.seeds]
+        tables = [scored(args.row, model, clips) for model in models]
+        mean = np.mean([table.aligned(clips, tables[0].labels) for table in tables], axis=0)
+        named = [(tables[0].labels[best], row[best]) for row in mean for best in [row.argmax()]]
+        rows = predictions(list(clips), fold, named)
+        what = f"row {args.row}, mean scores of seeds {seeds}"
+        keep(path, rows, what, f"together --row {args.row} --seeds {seeds}")
+    report(args)
 
 
 def where(args: argparse.Namespace) -> Where:
@@ -362,23 +398,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
     for name, function in {
-        "tune": tune, "tuned": tuned, "final": final, "check": check, "report": report
+        "tune": tune, "tuned": tuned, "final": final, "together": together, "check": check,
+        "report": report,
     }.items():  # fmt: skip
         command = commands.add_parser(name, help=(function.__doc__ or "").strip())
         command.set_defaults(run=function)
-        if name in ("tune", "final", "check"):
+        if name in ("tune", "final", "together", "check"):
             command.add_argument("--data", type=Path, required=True, help="the collections")
-        if name in ("tune", "final"):
+        if name in ("tune", "final", "together"):
             command.add_argument("--out", type=Path, required=True, help="folder for the runs")
             command.add_argument("--threads", type=int, default=1, help="threads of each run")
             command.add_argument("--jobs", type=int, default=1, help="runs at a time")
             command.add_argument("--seeds", type=int, nargs="+", default=[1])
-        if name in ("final", "check"):
+        if name in ("final", "together", "check"):
             command.add_argument("--row", choices=ROWS, default="pooled", help="which row")
     tune_options = commands.choices["tune"]
     tune_options.add_argument("--rows", nargs="+", choices=ROWS, required=True)
     tune_options.add_argument("--tests", type=int, nargs="+", default=[1, 3], help="test folds")
-    commands.choices["final"].add_argument("--folds", type=int, nargs="+", default=FOLDS)
+    for name in ("final", "together"):
+        commands.choices[name].add_argument("--folds", type=int, nargs="+", default=FOLDS)
     args = parser.parse_args()
     args.run(args)
 
