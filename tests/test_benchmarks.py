@@ -1,5 +1,6 @@
 """The speed commands: the published algorithm gives our scores, and every command its figures."""
 
+import argparse
 import importlib
 import json
 import runpy
@@ -17,11 +18,13 @@ from atgnn.graph import backend_in_use
 from atgnn.model import ATGNN, PRESETS, products
 from atgnn.model.cost import measure_cost
 from atgnn.model.inference import for_inference
+from atgnn.scoring import ScoreTable
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "speed").is_dir():
     pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
 
+from benchmarks.esc10 import run as esc10  # noqa: E402
 from benchmarks.speed import __main__ as command_line  # noqa: E402
 from benchmarks.speed import bound, harness, kaldi, published, systems  # noqa: E402
 from benchmarks.speed.accuracy import accuracies  # noqa: E402
@@ -382,3 +385,35 @@ def test_parts_of_a_model_in_half_precision_stay_in_float32() -> None:
     assert not torch.equal(with_parts(model, ())(mel), exact)
     counts = [in_float32(parts) for parts in CHOICES.values()]
     assert all(count > counts[0] for count in counts[1:])
+
+
+def test_seeds_together_are_the_mean_of_their_scores(tmp_path, monkeypatch):
+    """Two models that are wrong by themselves; the record and the look are kept once."""
+    rows = ["a.wav,dog,ann,1", "b.wav,rain,bob,1", "c.wav,dog,cem,2"]
+    (tmp_path / "esc10" / "audio").mkdir(parents=True)
+    text = "\n".join(["filename,category,author,fold", *rows]) + "\n"
+    (tmp_path / "esc10" / "meta.csv").write_text(text)
+    for name in "abc":
+        (tmp_path / "esc10" / "audio" / f"{name}.wav").touch()
+    said = {1: [[0.6, 0.4], [0.45, 0.55]], 2: [[0.3, 0.7], [0.7, 0.3]], 3: [[0.8, 0.2], [0.1, 0.9]]}
+
+    def scored(row, model, clips):
+        nothing = [float("nan")] * 2
+        return ScoreTable(list(clips.paths), [0.0] * 2, nothing, ("dog", "rain"), said[int(model)])
+
+    monkeypatch.setattr(esc10, "HERE", tmp_path)
+    monkeypatch.setattr(esc10, "LOOKS", tmp_path / "looks.csv")
+    monkeypatch.setattr(esc10, "scored", scored)
+    monkeypatch.setattr(esc10, "model_of", lambda where, row, fold, seed: str(seed))
+    monkeypatch.setattr(esc10, "report", lambda args: None)
+    args = argparse.Namespace(
+        data=tmp_path, out=tmp_path, threads=1, row="pooled", seeds=[1, 2, 3], folds=[1]
+    )
+    esc10.together(args)
+    esc10.together(args)
+    (look,) = (tmp_path / "looks.csv").read_text().splitlines()
+    assert "row pooled, mean scores of seeds 1 2 3" in look
+    assert ",1.0000," in look
+    record = esc10.read_record(tmp_path / "pooled-together" / "seed1" / "fold1.csv")
+    assert [one["predicted"] for one in record] == ["dog", "rain"]
+    assert [one["score"] for one in record] == ["0.5667", "0.5833"]
