@@ -732,7 +732,7 @@ def test_unknown_preset_suggests_the_nearest(name: str, near: str) -> None:
 
 
 def test_every_preset_is_listed() -> None:
-    bases = {"mini", "iso-ti", "iso-s", "iso-b", "pyr-ti", "pyr-s", "pyr-m", "pyr-b"}
+    bases = {"mini", "mini-lite0", "iso-ti", "iso-s", "iso-b", "pyr-ti", "pyr-s", "pyr-m", "pyr-b"}
     assert set(preset_names()) == bases | {f"{name}-encoder" for name in bases}
     assert not preset("pyr-s-encoder").has_labels
 
