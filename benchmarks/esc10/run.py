@@ -338,8 +338,8 @@ def together(args: argparse.Namespace) -> None:
         models = [model_of(where(args), args.row, fold, seed) for seed in args.seeds]
         tables = [scored(args.row, model, clips) for model in models]
         mean = np.mean([table.aligned(clips, tables[0].labels) for table in tables], axis=0)
-        named = [(tables[0].labels[best], row[best]) for row in mean for best in [row.argmax()]]
-        rows = predictions(list(clips), fold, named)
+        best = [tables[0].labels[column] for column in mean.argmax(axis=1)]
+        rows = predictions(list(clips), fold, list(zip(best, mean.max(axis=1), strict=True)))
         what = f"row {args.row}, mean scores of seeds {seeds}"
         keep(path, rows, what, f"together --row {args.row} --seeds {seeds}")
     report(args)

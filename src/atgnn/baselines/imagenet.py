@@ -33,7 +33,7 @@ def load_imagenet(model: EfficientNetLite | ATGNN) -> tuple[str, str]:
     """
     name = _variant(model)
     path = imagenet_file(name)
-    pieces = list(picture_pieces(model, read_state(path)))
+    pieces = picture_pieces(model, read_state(path))
     report = fill(model, pieces, path.name, head=_graph_of(model))
     return str(report), _LINEAGE.format(name=name, package=_package(name))
 
