@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from typer.testing import CliRunner
 from atgnn.cli import app
 from atgnn.embeddings import Embedder
 from atgnn.errors import AudioError, ConfigError, MissingExtraError
+from atgnn.frontend import FrontEndConfig
+from atgnn.model.config import preset as model_preset
 from atgnn.model.geometry import NodePlaces
 from atgnn.search import Box, Index, IndexSettings, SearchError
-from atgnn.search.index import _Scale
+from atgnn.search.index import _places, _Scale
 from atgnn.search.regions import label_node, nearest_region, nodes_inside
 
 pytest.importorskip("faiss")
@@ -324,6 +327,16 @@ def test_regions_need_their_nodes_and_a_box_that_holds_something(tmp_path, embed
         index.search_region(sounds[0], Box(7, 7.5, 0, 8000))
     with pytest.raises(ConfigError, match="holds nothing"):
         Box(1, 1, 0, 8000)
+
+
+@pytest.mark.parametrize(
+    ("preset", "stage"), [("mini", 1), ("mini-lite0", 0), ("iso-ti", 0), ("pyr-s", 2)]
+)
+def test_nodes_of_regions_are_no_coarser_than_sixteen_bins(preset, stage):
+    embedder = SimpleNamespace(config=model_preset(preset), front_end=FrontEndConfig())
+    places = _places(embedder)
+    assert (places.stage, places.stride) == (stage, 16)
+    assert places.rows == 8
 
 
 def test_a_region_is_where_the_nearest_patches_lie_together(embedder):

@@ -39,6 +39,7 @@ COMMIT_EVERY = 5.0  # s: what a power cut costs at most, beside the recording at
 FEWEST = 100  # vectors whose mean and deviation are used
 NODES_ASKED = 4096  # nearest nodes whose windows are looked at closely
 SAME = 0.3  # overlap from which two regions are one
+CELL = 16  # frames and mel bins of a node, at most, where a model has such a stage
 
 
 class IndexSettings(BaseModel):
@@ -126,8 +127,7 @@ class Index:
                 f"{folder} was made with another model ({store.about['model']}): give that with "
                 "--model, or index the recordings anew with this one"
             )
-        stage = len(embedder.config.channels) // 2
-        self._places = NodePlaces(embedder.config, embedder.front_end, stage)
+        self._places = _places(embedder)
         self._nearest: _Nearest | None = None
         self._near_nodes: _Nearest | None = None
 
@@ -617,6 +617,13 @@ def _faiss() -> Any:
 
 def _as(entry: Entry, duration: float, windows: int) -> Entry:
     return Entry(0, entry.path, entry.digest, entry.size, entry.modified, duration, windows)
+
+
+def _places(embedder: Embedder) -> NodePlaces:
+    """Of the nodes of regions: the last stage whose cells are small enough, or else the first."""
+    config, front_end = embedder.config, embedder.front_end
+    stages = [NodePlaces(config, front_end, stage) for stage in range(len(config.channels))]
+    return [stages[0], *(one for one in stages if one.stride <= CELL)][-1]
 
 
 def _told(failure: Failure, on_failure: Callable[[Failure], None] | None) -> None:
