@@ -306,12 +306,11 @@ def positions(rows: int, columns: int, ratio: int, channels: int, out: Path) -> 
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default=None)
+    parser.add_argument("--model", default="everyday-mini")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "figures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    model = {} if args.model is None else {"name_or_path": args.model}
-    checkpoint = Checkpoint.from_pretrained(**model)
+    checkpoint = Checkpoint.from_pretrained(args.model)
     config = preset("pyr-s", num_labels=200)
     layout(config, 1024, args.out / "model.svg")
     blocks(config, args.out / "blocks.svg")

@@ -109,11 +109,10 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("sound", nargs="?", type=Path, default=ROOT / "examples" / "rooster.ogg")
-    parser.add_argument("--model", default=None)
+    parser.add_argument("--model", default="everyday-mini")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "graph.png")
     args = parser.parse_args()
-    model = {} if args.model is None else {"name_or_path": args.model}
-    draw(Checkpoint.from_pretrained(**model), args.sound, args.out)
+    draw(Checkpoint.from_pretrained(args.model), args.sound, args.out)
 
 
 if __name__ == "__main__":
