@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "speed").is_dir():
     pytest.skip("benchmarks come with a checkout only", allow_module_level=True)
 
+from benchmarks import records  # noqa: E402
 from benchmarks.esc10 import run as esc10  # noqa: E402
 from benchmarks.speed import __main__ as command_line  # noqa: E402
 from benchmarks.speed import bound, harness, kaldi, published, systems  # noqa: E402
@@ -414,6 +415,6 @@ def test_seeds_together_are_the_mean_of_their_scores(tmp_path, monkeypatch):
     (look,) = (tmp_path / "looks.csv").read_text().splitlines()
     assert "row pooled, mean scores of seeds 1 2 3" in look
     assert ",1.0000," in look
-    record = esc10.read_record(tmp_path / "pooled-together" / "seed1" / "fold1.csv")
+    record = records.read(tmp_path / "pooled-together" / "seed1" / "fold1.csv")
     assert [one["predicted"] for one in record] == ["dog", "rain"]
     assert [one["score"] for one in record] == ["0.5667", "0.5833"]

@@ -43,6 +43,7 @@ from atgnn.errors import AtgnnError
 from atgnn.memory import peak_memory
 from atgnn.metrics import evaluate_scores
 
+from .. import records
 from . import classical
 from .scenarios import FOLDS, SCENARIOS, SYSTEMS, Scenario, after, trials
 
@@ -87,16 +88,12 @@ class Terms:
 
 def on_record() -> list[dict[str, str]]:
     """Rows of results.csv."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return records.read(RESULTS)
 
 
 def known(row: dict[str, Any]) -> bool:
     """Whether there is a row of the same run."""
-    key = {name: str(row[name]) for name in KEY}
-    return any(key.items() <= one.items() for one in on_record())
+    return records.has(RESULTS, {name: str(row[name]) for name in KEY})
 
 
 def record(row: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ from atgnn.data.clips import Clip, Clips
 from atgnn.metrics import cluster_interval, evaluate_scores
 from atgnn.scoring import ScoreTable
 from atgnn.tagger import Tagger
-from benchmarks import runs
+from benchmarks import records, runs
 from benchmarks.pretrain.clips import unlabelled
 
 HERE = Path(__file__).parent
@@ -236,12 +236,6 @@ def kept_weights(row: str, fold: int) -> Path:
     return HERE / row / f"seed{KEPT_SEED}" / f"fold{fold}"
 
 
-def read_record(path: Path) -> list[dict[str, str]]:
-    """Predictions on record."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def tune(args: argparse.Namespace) -> None:
     """Train on three folds, validate on the fourth; every result is kept."""
     todo = [(name, seed, test) for name in args.rows for seed in args.seeds for test in args.tests]
@@ -253,7 +247,7 @@ def tune(args: argparse.Namespace) -> None:
 def tune_one(args: argparse.Namespace, name: str, seed: int, test: int) -> None:
     """One run and its row in the table, unless it is there."""
     key = {"row": name, "seed": str(seed), "test": str(test), "validation": str(after(test))}
-    if any(key.items() <= row.items() for row in tuning()):
+    if records.has(TUNING, key):
         return
     model = model_of(where(args), name, test, seed, after(test))
     found = judged(name, model, args.data / "esc10", after(test))
@@ -281,7 +275,7 @@ def scored(name: str, model: Path, clips: Clips) -> ScoreTable:
 
 def tuning() -> list[dict[str, str]]:
     """All validation results on record."""
-    return read_record(TUNING) if TUNING.is_file() else []
+    return records.read(TUNING)
 
 
 def tuned(_: argparse.Namespace | None = None) -> None:
@@ -320,10 +314,7 @@ def keep(path: Path, rows: list[dict[str, str]], what: str, command: str) -> Non
                 f"python -m benchmarks.esc10.run {command}",
             ]
         )
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    records.write(path, list(rows[0]), rows)
     print(f"{what}, fold {fold}: {share}", flush=True)
 
 
@@ -366,7 +357,7 @@ def check(args: argparse.Namespace) -> None:
         kept = [name for name in ROWS if kept_weights(name, FOLDS[0]).is_dir()]
         sys.exit(f"no weights of row {args.row} are kept: choose from {', '.join(kept)}")
     for fold in folds:
-        then = read_record(record_path(args.row, KEPT_SEED, fold))
+        then = records.read(record_path(args.row, KEPT_SEED, fold))
         now = predict(args.row, kept_weights(args.row, fold), args.data / "esc10", fold)
         differ = sum(a["predicted"] != b["predicted"] for a, b in zip(now, then, strict=True))
         print(f"fold {fold}: {accuracy(now):.4f}, {differ} predictions differ from the record")
@@ -379,7 +370,7 @@ def report(args: argparse.Namespace) -> None:
     for row in sorted({path.parents[1].name for path in HERE.glob("*/seed*/fold*.csv")}):
         rows = []
         for seed in sorted(HERE.glob(f"{row}/seed*"), key=lambda path: int(path.name[4:])):
-            parts = [read_record(path) for path in sorted(seed.glob("fold*.csv"))]
+            parts = [records.read(path) for path in sorted(seed.glob("fold*.csv"))]
             folds = " ".join(f"{accuracy(part):.4f}" for part in parts)
             whole = [one for part in parts for one in part]
             rows += whole

@@ -16,7 +16,6 @@ to benchmarks/test_fold_looks.csv.
 """
 
 import argparse
-import csv
 import datetime
 import functools
 import sys
@@ -33,6 +32,7 @@ from atgnn.data.scenes.making import Wishes, make_scenes
 from atgnn.data.scenes.settings import SceneSettings
 from atgnn.events import EventSettings
 from atgnn.tagger import Tagger
+from benchmarks import records
 from benchmarks.events import measures
 from benchmarks.events.measures import Fold, append, chosen, read_truth
 
@@ -118,10 +118,7 @@ def measured(data: Path, fold: int, out: Path, name: str) -> dict[str, Any]:
 
 def on_record() -> list[dict[str, str]]:
     """Rows of results.csv."""
-    if not RESULTS.is_file():
-        return []
-    with open(RESULTS, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return records.read(RESULTS)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -19,7 +19,6 @@ Each new figure of fold 1 is a row of benchmarks/test_fold_looks.csv.
 """
 
 import argparse
-import csv
 import datetime
 import functools
 import sys
@@ -39,7 +38,7 @@ from atgnn.data.scenes.settings import SceneSettings
 from atgnn.evaluate import evaluate
 from atgnn.events import EventSettings, Listening
 from atgnn.tagger import Tagger
-from benchmarks import runs
+from benchmarks import records, runs
 from benchmarks.events import measures
 from benchmarks.events.measures import Fold, append, chosen, read_truth
 from benchmarks.everyday.clips import build
@@ -233,10 +232,7 @@ def train(args: argparse.Namespace) -> None:
 
 def on_record(path: Path = RESULTS) -> list[dict[str, str]]:
     """Rows of scenes.csv, or of scenes_tuning.csv."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return records.read(path)
 
 
 def report(_: argparse.Namespace | None = None) -> None:

@@ -20,7 +20,6 @@ measured is kept, and the same command goes on; --until sets how far.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -43,7 +42,7 @@ from atgnn.metrics import evaluate_scores
 from atgnn.model import ATGNN
 from atgnn.model.atgnn import initialise
 from atgnn.model.layers import BatchNorm
-from benchmarks import runs
+from benchmarks import records, runs
 from benchmarks.explain.methods import densities, node_shares
 from benchmarks.explain.report import print_report
 from benchmarks.explain.scores import Truth, curves, matched, share
@@ -128,7 +127,7 @@ def measure(args: argparse.Namespace) -> None:
     examiner = Examiner(checkpoint)
     blank = Examiner(untrained(checkpoint, scenes, args.device))
     place = args.out / f"{args.name}-fold{args.fold}-{args.first}.csv"
-    rows = read_rows(place)
+    rows = records.read(place)
     done = {int(row["scene"]) for row in rows}
     for number in range(args.first, min(args.until, len(scenes)), args.every):
         if number in done:
@@ -147,14 +146,6 @@ def measure(args: argparse.Namespace) -> None:
             write_rows(place, [list(rows[0]), *(list(row.values()) for row in rows)])
     events = len({(row["scene"], row["label"]) for row in rows})
     print(json.dumps({"file": str(place), "heard": events}))
-
-
-def read_rows(place: Path) -> list[dict[str, str]]:
-    """The rows of a file, none where it is missing."""
-    if not place.is_file():
-        return []
-    with place.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def rows_of_scene(

@@ -14,7 +14,6 @@ results.csv: intervals come from resampling the authors of the scored clips.
 """
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from atgnn.encoder import Encoder
 from atgnn.frontend import FrontEnd, FrontEndConfig
 from atgnn.metrics import cluster_interval
 from atgnn.tagger import Tagger
+from benchmarks import records
 from benchmarks.pretrain.clips import authors, draw, esc10, unlabelled
 
 RECORD = Path(__file__).with_name("results.csv")
@@ -197,23 +197,12 @@ def record(
 ) -> None:
     """Keep the share of draws in which each clip was named rightly; an older row goes."""
     key = (evaluation, system, str(count))
-    kept = [row for row in rows() if tuple(row[name] for name in FIELDS[:3]) != key]
+    kept = [row for row in records.read(RECORD) if tuple(row[name] for name in FIELDS[:3]) != key]
     names = authors(clips)
     for path, name, share in zip(clips.paths, names, right, strict=True):
         values = (*key, draws, path.name, name, f"{share:.4f}")
         kept.append(dict(zip(FIELDS, values, strict=True)))
-    with RECORD.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-
-
-def rows() -> list[dict[str, str]]:
-    """The record."""
-    if not RECORD.is_file():
-        return []
-    with RECORD.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    records.write(RECORD, FIELDS, kept)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -221,7 +210,7 @@ def report(args: argparse.Namespace) -> None:
     print("| evaluation | system | clips a class | draws | accuracy | less random weights |")
     print("|---|---|---:|---:|---:|---:|")
     cells: dict[tuple[str, str, str], list[dict[str, str]]] = {}
-    for row in rows():
+    for row in records.read(RECORD):
         cells.setdefault((row["evaluation"], row["system"], row["clips_a_class"]), []).append(row)
     for (evaluation, system, count), part in cells.items():
         own = [float(row["right"]) for row in part]

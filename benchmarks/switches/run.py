@@ -12,7 +12,6 @@ in each augmented mixture.
 """
 
 import argparse
-import csv
 import resource
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from atgnn.checkpoint import Checkpoint
 from atgnn.data.clips import Clips
 from atgnn.files import write_text
 from atgnn.scoring import ScoreTable
+from benchmarks import records
 from benchmarks.esc10.run import after, train
 
 RESULTS = Path(__file__).parent / "results.csv"
@@ -51,7 +51,7 @@ def train_all(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         for name in args.only or RUNS:
-            if not any(row["run"] == name and row["seed"] == str(seed) for row in recorded()):
+            if not records.has(RESULTS, {"run": name, "seed": str(seed)}):
                 record(name, seed, args)
                 report()
 
@@ -70,13 +70,12 @@ def record(name: str, seed: int, args: argparse.Namespace) -> None:
     if name == "teacher":
         scores = ScoreTable.of(Checkpoint.from_pretrained(out / "model"), Clips.read(args.data))
         scores.write(f"{teacher}.parquet", force=True)
-    with (out / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
+    history = records.read(out / "history.csv")
     row = {"run": name, "seed": seed, "epochs": len(history), "cpu_seconds": round(spent)}
     for column, metric in (("accuracy", "val_accuracy"), ("mAP", "val_mAP")):
         row[column] = last_mean(history, metric)
         row[f"ema_{column}"] = last_mean(history, f"ema_{column}")
-    write_results([*recorded(), row])
+    write_results([*records.read(RESULTS), row])
 
 
 def processor_seconds() -> float:
@@ -91,14 +90,6 @@ def last_mean(history: list[dict[str, str]], column: str) -> str:
     return f"{np.mean(values):.4f}" if values else ""
 
 
-def recorded() -> list[dict[str, str]]:
-    """Rows on record."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open() as file:
-        return list(csv.DictReader(file))
-
-
 def write_results(rows: list[dict[str, object]]) -> None:
     """All rows, in place of those before."""
     lines = [",".join(COLUMNS), *(",".join(str(row[c]) for c in COLUMNS) for row in rows)]
@@ -107,7 +98,7 @@ def write_results(rows: list[dict[str, object]]) -> None:
 
 def report(_: argparse.Namespace | None = None) -> None:
     """Each run beside `plain` of the same seed: mean accuracy, mAP, differences by seed, time."""
-    rows = {(row["run"], row["seed"]): row for row in recorded()}
+    rows = {(row["run"], row["seed"]): row for row in records.read(RESULTS)}
     print(f"{'run':<14}{'seeds':>6}{'accuracy':>10}{'mAP':>8}{'CPU s':>7}   accuracy less plain")
     for name in RUNS:
         of = [row for (run, _), row in rows.items() if run == name]
