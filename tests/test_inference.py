@@ -30,7 +30,16 @@ CONFIGS = {
         "label_ffn_ratio": 0,
     },
     "encoder only": {"label_blocks": ()},
+    "inverted bottlenecks": {
+        "trunk": "lite0",
+        "stem_widths": (16, 24, 40, 112),
+        "stem_strides": (2, 2, 2, 2),
+        "channels": (112, 320),
+        "blocks": (1, 1),
+        "reductions": (1, 1),
+    },
 }
+BOTH = pytest.mark.parametrize("name", ["pyramid", "inverted bottlenecks"])
 
 
 def settled(name: str) -> ATGNN:
@@ -81,21 +90,23 @@ def test_folding_changes_nothing_but_rounding(name: str, lengths: Tensor | None)
     assert all(before[key].equal(value) for key, value in model.state_dict().items())
 
 
-def test_float32_scores() -> None:
-    model = settled("pyramid").float()
+@BOTH
+def test_float32_scores(name: str) -> None:
+    model = settled(name).float()
     mel = sound().float()
     with torch.no_grad():
         wanted = model(mel).sigmoid()
     torch.testing.assert_close(for_inference(model)(mel).sigmoid(), wanted, rtol=0, atol=1e-4)
 
 
-def test_bfloat16_weights_and_float32_logits() -> None:
-    model = settled("pyramid").float()
+@BOTH
+def test_bfloat16_weights_and_float32_logits(name: str) -> None:
+    model = settled(name).float()
     folded = for_inference(model, torch.bfloat16)
     seen: list[torch.dtype] = []
-    for name, module in folded.named_modules():
+    for place, module in folded.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            in_stem = ".stem." in name
+            in_stem = ".stem." in place
             assert module.weight.dtype == (torch.float32 if in_stem else torch.bfloat16)
             if not in_stem:
                 module.register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
@@ -117,15 +128,17 @@ def test_half_precision_only_where_it_is_fast() -> None:
     assert best_dtype(torch.device("meta")) == torch.float32
 
 
-def test_the_products_of_onednn_agree_or_are_not_used(monkeypatch) -> None:
-    """The operator is no part of PyTorch's interface: where it is not as expected, all goes on."""
+@BOTH
+def test_the_products_of_onednn_agree_or_are_not_used(name: str, monkeypatch) -> None:
+    """The operators are private to PyTorch: where one is not as expected, all goes on without."""
     torch.manual_seed(3)
-    model, mel = settled("pyramid").float(), sound().float()
+    model, mel = settled(name).float(), sound().float()
     with torch.no_grad():
         wanted = model(mel)
     fused = for_inference(model)
     kinds = {type(module).__name__ for module in fused.modules()}
     assert ("_Linear" in kinds) == products.available()
+    assert ("_Convolution" in kinds) == (products.available() and model.config.trunk == "lite0")
     torch.testing.assert_close(fused(mel), wanted, rtol=1e-4, atol=1e-4)
 
     def wrong(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "") -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from atgnn.errors import ConfigError
@@ -18,7 +19,7 @@ from atgnn.graph.precision import without_autocast
 from atgnn.model import products
 from atgnn.model.atgnn import ATGNN
 from atgnn.model.beside import LabelsBeside
-from atgnn.model.inverted import SpatialNorm
+from atgnn.model.inverted import InvertedBlock, LiteStem, SpatialNorm
 from atgnn.model.label import Drawing
 from atgnn.model.layers import (
     ConvNorm,
@@ -169,15 +170,29 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 
 class _Linear(nn.Module):
-    """A linear map by oneDNN, with the GELU behind it where there is one."""
+    """A linear map by oneDNN, with what is behind it (see `products.linear`)."""
 
-    def __init__(self, linear: nn.Linear, gelu: bool) -> None:
+    def __init__(self, linear: nn.Linear, then: str) -> None:
         super().__init__()
-        self.weight, self.bias, self.then = linear.weight, linear.bias, "gelu" if gelu else "none"
+        self.weight, self.bias, self.then = linear.weight, linear.bias, then
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., inputs)`` to ``(..., outputs)``, in the dtype of the weights."""
         return products.linear(x.to(self.weight.dtype), self.weight, self.bias, self.then)
+
+
+class _Convolution(nn.Module):
+    """A convolution and the ReLU6 behind it, in float32 by oneDNN as one."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, C, F, T)`` to the convolution's shape."""
+        if self.conv.weight.dtype == torch.float32:
+            return products.convolution_relu6(image.float(), self.conv)
+        return functional.relu6(self.conv(image), inplace=True)
 
 
 def _on_processor(model: nn.Module) -> bool:
@@ -221,15 +236,26 @@ def _fuse_updates(model: nn.Module) -> None:
 
 
 def _fuse(model: nn.Module) -> None:
-    """Linear maps by oneDNN, those of feed-forward networks with their GELU."""
+    """Linear maps by oneDNN, and activations together with what they are behind."""
     for module in list(model.modules()):
         if isinstance(module, FeedForward):
-            setattr(module.fc1, "linear", _Linear(module.fc1.linear, gelu=True))  # noqa: B010
+            setattr(module.fc1, "linear", _Linear(module.fc1.linear, "gelu"))  # noqa: B010
             module.fc1.norm = _Nothing()
+        elif isinstance(module, InvertedBlock) and module.activation is functional.relu6:
+            if module.expand is not None:
+                setattr(module.expand, "linear", _Linear(module.expand.linear, "relu6"))  # noqa: B010
+            _with_relu6(module, module.depthwise)
+        elif isinstance(module, LiteStem):
+            _with_relu6(module, module.first)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, _Linear(child, gelu=False))
+                setattr(module, name, _Linear(child, "none"))
+
+
+def _with_relu6(module: InvertedBlock | LiteStem, first: SpatialNorm) -> None:
+    setattr(first, "conv", _Convolution(first.conv))  # noqa: B010
+    module.activation = nn.Identity()
 
 
 # ------------------------------------------------------------------ folding

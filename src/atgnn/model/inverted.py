@@ -44,11 +44,13 @@ class SpatialNorm(nn.Module):
         self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, even: bool = True
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        before = (kernel - (stride if even else 1)) // 2
+        after = kernel - 1 - before
+        both = before if before == after else 0  # which spares a copy with zeros around it
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, both, groups=groups, bias=False)
         self.norm: nn.Module = BatchNorm(outputs, eps=1e-3)
         self.stride = stride
-        self.before = (kernel - (stride if even else 1)) // 2
-        self.after = kernel - 1 - self.before
+        self.zeros = (0, 0) if both else (before, after)
 
     def forward(self, patches: Patches) -> Patches:
         """``(B, F, T, inputs)`` to ``(B, ceil(F / stride), ceil(T / stride), outputs)``."""
@@ -56,7 +58,8 @@ class SpatialNorm(nn.Module):
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         image = x.contiguous().permute(0, 3, 1, 2)  # what oneDNN and cuDNN call channels-last
-        image = functional.pad(image, (self.before, self.after) * 2)
+        if any(self.zeros):
+            image = functional.pad(image, self.zeros * 2)
         out = patches.at_stride(
             self.stride, self._convolved(image).permute(0, 2, 3, 1).contiguous()
         )
@@ -183,12 +186,13 @@ class LiteStem(nn.Module):
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.first = SpatialNorm(in_channels, FIRST, 3, 2, 1, even=False)
+        self.activation: Callable[[Tensor], Tensor] = functional.relu6
         self.blocks = _lite0(FIRST, STAGES[:IN_STEM])
 
     def forward(self, patches: Patches) -> Patches:
         """``(B, n_mels, frames, in_channels)`` to ``(B, F, T, 112)``."""
         patches = self.first(patches)
-        return _through(self.blocks, patches.with_features(functional.relu6(patches.x)))
+        return _through(self.blocks, patches.with_features(self.activation(patches.x)))
 
 
 class LiteEntry(nn.Module):

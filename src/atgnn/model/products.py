@@ -10,26 +10,42 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["available", "linear", "linear_in_training"]
+__all__ = ["available", "convolution_relu6", "linear", "linear_in_training"]
+
+
+#: What may follow a product without a pass of its own: oneDNN's names for it, and its limits.
+_THEN: dict[str, tuple[str, list[float]]] = {
+    "none": ("none", []),
+    "gelu": ("gelu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
-    """``x weight^T + bias``, ``(..., I)`` to ``(..., O)``, with a GELU where `then` is "gelu".
+    """``x weight^T + bias``, ``(..., I)`` to ``(..., O)``, and `then` "gelu", "relu6" or "none".
 
     Weights ``(O, I)`` may be a transposed view. No gradients. Ask `available` first.
     """
     # What `torch.compile` makes of linear maps on processors; no part of PyTorch's interface.
     operator: Any = torch.ops.mkldnn._linear_pointwise
-    out: Tensor = operator(x.contiguous(), weight, bias, then, [], "none")
+    out: Tensor = operator(x.contiguous(), weight, bias, *_THEN[then], "none")
+    return out
+
+
+def convolution_relu6(image: Tensor, conv: nn.Conv2d) -> Tensor:
+    """``relu6(conv(image))`` of float32 ``(B, C, F, T)``, best channels-last; as `linear`."""
+    operator: Any = torch.ops.mkldnn._convolution_pointwise
+    how = conv.padding, conv.stride, conv.dilation, conv.groups
+    out: Tensor = operator(image, conv.weight, conv.bias, *how, *_THEN["relu6"], "none")
     return out
 
 
 @cache
 def available() -> bool:
-    """Whether the operator behind `linear` is here and does what is said of it.
+    """Whether the operators behind `linear` and `convolution_relu6` are here and do what is said.
 
     Whatever autocast and default device are on around the first call.
     """
@@ -40,15 +56,17 @@ def available() -> bool:
             torch.arange(4.0) - 2,
         )
         across = weight.t().contiguous().t()
+        conv = nn.Conv2d(4, 4, 3, 2, 1, groups=4).requires_grad_(False)
+        image = torch.linspace(-20, 20, 80).view(1, 4, 4, 5)
+        image = image.contiguous(memory_format=torch.channels_last)
         try:
-            found = [
-                linear(x, w, bias, then) for then in ("none", "gelu") for w in (weight, across)
-            ]
+            found = [linear(x, w, bias, then) for then in _THEN for w in (weight, across)]
+            found += [convolution_relu6(image, conv)]
         except (AttributeError, RuntimeError, TypeError):
             return False
-        expected = functional.linear(x, weight, bias)
-        wanted = expected, expected, functional.gelu(expected), functional.gelu(expected)
-        return all(map(torch.allclose, found, wanted))
+        plain = {"none": lambda y: y, "gelu": functional.gelu, "relu6": functional.relu6}
+        wanted = [plain[then](functional.linear(x, weight, bias)) for then in _THEN for _ in "ab"]
+        return all(map(torch.allclose, found, [*wanted, functional.relu6(conv(image))]))
 
 
 def linear_in_training(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
