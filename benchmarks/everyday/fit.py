@@ -1,24 +1,25 @@
-"""The trainings behind the second edition of the model that ships.
+"""The trainings behind the models that ship.
 
     python -m benchmarks.everyday.fit validate --data SOUNDS --out RUNS [--rows ROW ...]
-    python -m benchmarks.everyday.fit train    --data SOUNDS --out RUNS
+    python -m benchmarks.everyday.fit train    --data SOUNDS --out RUNS [--model MODEL]
 
 Folds are divided by author over all collections (clips.py). Every clip is heard freed of digital
 silence, and re-encoded in two ways (variants.py), so that a collection's codec or editing gives no
-label away. Encoders are pre-trained on all sounds, without labels, but those of fold 1's authors.
+label away. Encoders are pre-trained on all sounds, without labels, but those of fold 1's authors,
+or start from ImageNet's pictures (`pictures`) and have heard nothing before.
 
 `validate` trains on folds 3 to 5 and measures on fold 2, on trimmed and on re-encoded copies, with
 negatives of the same collection; what it finds is on record in tuning.csv. There settings are
-chosen. `train` makes, with the settings of the row `CHOSEN`, for `make.py`:
+chosen. `train` makes, with the settings of the model's row in `MODELS`, for `make.py`:
 
-- RUNS/final: folds 2 to 5;
-- RUNS/apart-2 to apart-5: the same without one of these folds, whose scores set the thresholds;
-- RUNS/elsewhere-NAME: without a collection, nor any of its authors, in fewer epochs and from one
-  re-encoded copy; the encoder has heard it, without labels.
+- RUNS/MODEL/final: folds 2 to 5;
+- RUNS/MODEL/apart-2 to apart-5: the same without one of these folds, whose scores set the
+  thresholds;
+- RUNS/MODEL/elsewhere-NAME: without a collection, nor any of its authors, in ten epochs and from
+  one re-encoded copy; a pre-trained encoder has heard it, without labels.
 """
 
 import argparse
-import csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from atgnn.checkpoint import Checkpoint
 from atgnn.data import Clips
 from atgnn.evaluate import LeftOut, evaluate, leave_one_collection_out, owners_of
 from atgnn.labels import Ontology, Vocabulary
-from benchmarks import runs
+from benchmarks import records, runs
 from benchmarks.everyday.clips import build
 from benchmarks.everyday.variants import make as make_variants
 from benchmarks.pretrain.clips import LEFT_OUT
@@ -76,8 +77,8 @@ ROWS = {
     # Convolutions that have seen ImageNet, in fewer epochs.
     "pictures": Row((*PICTURES, "optim.epochs=12", "optim.learning_rate=8e-4")),
 }
-CHOSEN = "pretrained-noise"
-ELSEWHERE = "optim.epochs=10"  # of 30: four more models, for a comparison only
+MODELS = {"everyday-lite0": "pictures", "everyday-mini": "pretrained-noise"}  # what ships: its row
+ELSEWHERE = "optim.epochs=10"  # of 12 or 30: four more models, for a comparison only
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,14 @@ def validate(args: argparse.Namespace) -> None:
         shop.encoder()
 
     def one(name: str) -> None:
-        if any(row["row"] == name for row in recorded()):
+        if records.has(TUNING, {"row": name}):
             return
         row = ROWS[name]
         rest = [fold for fold in OTHERS if fold != VALIDATION]
         model = shop.run(f"validate-{name}", row, shop.heard(row).where(fold=rest))
         cells = measured(Checkpoint.from_pretrained(model), variants.where(fold=VALIDATION))
         with writing:
-            write([*recorded(), {"row": name, **cells}])
+            records.add(TUNING, FIELDS, {"row": name, **cells})
         print(name, cells, flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -172,29 +173,13 @@ def measured(checkpoint: Checkpoint, variants: Clips) -> dict[str, str]:
     return cells
 
 
-def recorded() -> list[dict[str, str]]:
-    """Rows on record."""
-    if not TUNING.is_file():
-        return []
-    with TUNING.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write(rows: list[dict[str, str]]) -> None:
-    """All rows, in place of those before."""
-    with TUNING.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 # ---------------------------------------------------------------------- the models
 
 
 def train(args: argparse.Namespace) -> None:
     """Everything that `make.py` needs; what is there stays."""
     shop = Shop(args.data, args.out.resolve(), args.threads)
-    row = ROWS[args.row]
+    row = ROWS[MODELS[args.model]]
     if row.pretrained:
         shop.encoder()
     heard = shop.heard(row)
@@ -206,7 +191,7 @@ def train(args: argparse.Namespace) -> None:
     todo = [(name, row, clips) for name, clips in jobs.items()]
     todo += [(name, short, clips) for name, clips in away.items()]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda job: shop.run(*job), todo))
+        list(pool.map(lambda job: shop.run(f"{args.model}/{job[0]}", *job[1:]), todo))
 
 
 def elsewhere(shop: Shop) -> Iterator[tuple[LeftOut, Clips]]:
@@ -233,7 +218,7 @@ def main() -> None:
         command.add_argument("--threads", type=int, default=1, help="threads of each run")
         command.add_argument("--jobs", type=int, default=1, help="runs at a time")
     commands.choices["validate"].add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    commands.choices["train"].add_argument("--row", choices=ROWS, default=CHOSEN)
+    commands.choices["train"].add_argument("--model", choices=MODELS, default=next(iter(MODELS)))
     args = parser.parse_args()
     args.run(args)
 

@@ -1,9 +1,9 @@
-"""Make the model that ships from the runs of fit.py, and measure it.
+"""Make a model that ships from the runs of fit.py, and measure it.
 
-    python -m benchmarks.everyday.make limits --data SOUNDS --out RUNS
-    python -m benchmarks.everyday.make final  --data SOUNDS --out RUNS
-    python -m benchmarks.everyday.make away   --data SOUNDS --out RUNS
-    python -m benchmarks.everyday.make check  --data SOUNDS --out RUNS
+    python -m benchmarks.everyday.make limits --data SOUNDS --out RUNS [--model MODEL]
+    python -m benchmarks.everyday.make final  --data SOUNDS --out RUNS [--model MODEL]
+    python -m benchmarks.everyday.make away   --data SOUNDS --out RUNS [--model MODEL]
+    python -m benchmarks.everyday.make check  --data SOUNDS --out RUNS [--model MODEL]
 
 Folds are divided by author over all collections (clips.py); fit.py has trained on folds 2 to 5.
 Calibration and thresholds are fitted to the scores that each of these folds gets from the model of
@@ -23,6 +23,7 @@ import datetime
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,22 +36,49 @@ from atgnn.scoring import ScoreTable
 from atgnn.tagger import Tagger
 from atgnn.trained_on import Heard
 from benchmarks.everyday.clips import build
-from benchmarks.everyday.fit import CHOSEN, COPIES, OTHERS, TEST, Shop, elsewhere, folds
+from benchmarks.everyday.fit import COPIES, MODELS, OTHERS, TEST, Shop, elsewhere, folds
 
 HERE = Path(__file__).parent
 LOOKS = HERE.parent / "test_fold_looks.csv"
-PACKAGED = HERE.parents[1] / "src" / "atgnn" / "pretrained" / "everyday-mini"
+PACKAGED = HERE.parents[1] / "src" / "atgnn" / "pretrained"  # a folder for each model
 MOST_ALARMS = 300.0  # an hour of the background clips: as many as 0.5 for all labels gives
 LIMITS = (None, 600.0, 300.0, 200.0, 150.0, 120.0, 60.0, 30.0)
 
 SUMMARY = """\
+{opening} It can tell sounds like rain, waves, a crackling fire, barking, a
+crying baby, a rooster, footsteps, a ticking clock, a chainsaw, a helicopter, sneezes and single
+drum hits from one another. It knows nothing else: a sound outside its labels should get low
+scores, and may get a wrong name, as do a fifth or more of single letters that one voice spoke
+(`benchmarks/everyday/stamps.py`). "Music" here is mostly single drum hits. It was never tested on
+far-field recordings or on mixtures of many sources; do not use it where a mistake does harm."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What the card of one model says of it alone."""
+
+    opening: str
+    before: str  # what its encoder knew before it was taught
+    foreign: str  # what it knew of a collection that it had not been taught
+
+
+ABOUT = {
+    "everyday-lite0": About(
+        """\
+An audio tagging graph neural network for everyday sounds, trained on about a thousand short,
+freely licensed recordings. Its convolutions are those of EfficientNet-Lite0.""",
+        "The convolutions started from EfficientNet-Lite0's weights of ImageNet (Google, "
+        "Apache-2.0), which have heard nothing.",
+        "had heard nothing of it",
+    ),
+    "everyday-mini": About(
+        """\
 A small audio tagging graph neural network for everyday sounds, trained on about a thousand short,
-freely licensed recordings. **Second edition.** It can tell sounds like rain, waves, a crackling
-fire, barking, a crying baby, a rooster, footsteps, a ticking clock, a chainsaw, a helicopter,
-sneezes and single drum hits from one another. It knows nothing else: a sound outside its labels
-should get low scores, and may get a wrong name. "Music" here is mostly single drum hits. It was
-never tested on speech, on far-field recordings or on mixtures of many sources; do not use it where
-a mistake does harm."""
+freely licensed recordings.""",
+        "The encoder had been pre-trained on the same sounds without labels.",
+        "had heard all, without labels",
+    ),
+}
 
 LICENCE = """\
 The weights are released under CC BY 4.0. Each recording's author, licence (CC0, CC BY or public
@@ -61,7 +89,7 @@ were left out."""
 # ---------------------------------------------------------------------- thresholds
 
 
-def apart(shop: Shop) -> tuple[Clips, ScoreTable]:
+def apart(shop: Shop, name: str) -> tuple[Clips, ScoreTable]:
     """The clips of folds 2 to 5, and their scores by the model that has not heard their authors.
 
     Trimmed clips and their first re-encoded copies: what length and codec give away has no part.
@@ -71,7 +99,7 @@ def apart(shop: Shop) -> tuple[Clips, ScoreTable]:
     parts, tables = [], []
     for fold in OTHERS:
         clips = variants.subset((folds(variants) == fold) & np.isin(copies, ("0", "1")))
-        model = Checkpoint.from_pretrained(shop.out / f"apart-{fold}" / "model")
+        model = Checkpoint.from_pretrained(shop.out / name / f"apart-{fold}" / "model")
         parts.append(clips)
         tables.append(ScoreTable.of(model, clips))
     return Clips.concat(parts), ScoreTable.concat(tables)
@@ -86,8 +114,8 @@ def fitted(model: Checkpoint, clips: Clips, scores: ScoreTable, most_alarms: flo
 def limits(args: argparse.Namespace) -> None:
     """What each limit of false alarms costs, on authors left out of folds 2 to 5."""
     shop = Shop(args.data, args.out.resolve())
-    model = Checkpoint.from_pretrained(shop.out / "final" / "model")
-    clips, scores = apart(shop)
+    model = Checkpoint.from_pretrained(shop.out / args.model / "final" / "model")
+    clips, scores = apart(shop, args.model)
     for limit in LIMITS:
         print(f"at most {limit} alarms an hour: {fitted(model, clips, scores, limit).summary()}")
 
@@ -123,12 +151,12 @@ def readings(checkpoint: Checkpoint, shop: Shop) -> Iterator[str]:
         yield f"| {name} | {cells[0]} | {cells[1]} |"
 
 
-def foreign(shop: Shop) -> Iterator[str]:
+def foreign(shop: Shop, name: str) -> Iterator[str]:
     """Rows of a table: each collection, trimmed, by a model that learned from the others."""
     variants = shop.variants()
     yield "| collection left out | labels | mAP by the others' | chance |\n|---|---:|---|---:|"
     for one, _ in elsewhere(shop):
-        folder = shop.out / f"elsewhere-{one.collection}" / "model"
+        folder = shop.out / name / f"elsewhere-{one.collection}" / "model"
         model = Checkpoint.from_pretrained(folder)
         clips = variants.where(collection=one.collection, copy="0")
         known = set(model.vocabulary.names)
@@ -150,15 +178,15 @@ def away(args: argparse.Namespace) -> None:
             ELSEWHERE,
             "Labels that occur in several collections, on the trimmed clips of one of them, by "
             "models of the same recipe (fewer epochs) that learned from the others; their encoder "
-            "had heard all, without labels.",
-            "\n".join(foreign(Shop(args.data, args.out.resolve()))),
+            f"{ABOUT[args.model].foreign}.",
+            "\n".join(foreign(Shop(args.data, args.out.resolve()), args.model)),
         ]
     )
     print(note)
-    packaged = Checkpoint.from_pretrained(PACKAGED)
+    packaged = Checkpoint.from_pretrained(PACKAGED / args.model)
     kept = tuple(n for n in packaged.provenance.notes if not n.startswith(ELSEWHERE))
     provenance = packaged.provenance.model_copy(update={"notes": (*kept, note)})
-    packaged.changed(provenance=provenance).save_pretrained(PACKAGED, half=True)
+    packaged.changed(provenance=provenance).save_pretrained(PACKAGED / args.model, half=True)
 
 
 def alarm_line(alarms: FalseAlarms) -> str:
@@ -177,21 +205,20 @@ def alarm_line(alarms: FalseAlarms) -> str:
 def final(args: argparse.Namespace) -> None:
     """Fit thresholds, score fold 1 once, package the model."""
     shop = Shop(args.data, args.out.resolve())
-    clips, scores = apart(shop)
-    fit = fitted(
-        Checkpoint.from_pretrained(shop.out / "final" / "model"), clips, scores, MOST_ALARMS
-    )
+    clips, scores = apart(shop, args.model)
+    model = Checkpoint.from_pretrained(shop.out / args.model / "final" / "model")
+    fit = fitted(model, clips, scores, MOST_ALARMS)
     published = shop.published()
     report = evaluate(fit.checkpoint, published.where(fold=TEST))
     alarms = false_alarms(Tagger(fit.checkpoint), published.where(fold=TEST))
-    package(shop, fit, report, alarms)
-    note_look(report)
-    print((PACKAGED / "README.md").read_text())
+    package(shop, args.model, fit, report, alarms)
+    note_look(args.model, report)
+    print((PACKAGED / args.model / "README.md").read_text())
 
 
-def note_look(report: Report) -> None:
+def note_look(name: str, report: Report) -> None:
     """A row for the look at the test fold."""
-    what = f"mAP: second edition, row {CHOSEN} of fit.py, at most {MOST_ALARMS:g} alarms an hour"
+    what = f"mAP: {name}, row {MODELS[name]} of fit.py, at most {MOST_ALARMS:g} alarms an hour"
     with open(LOOKS, "a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerow(
             [
@@ -200,20 +227,20 @@ def note_look(report: Report) -> None:
                 TEST,
                 what,
                 f"{report.metrics.mean_ap:.4f}",
-                "python -m benchmarks.everyday.make final",
+                f"python -m benchmarks.everyday.make final --model {name}",
             ]
         )
 
 
-def package(shop: Shop, fit: Fit, report: Report, alarms: FalseAlarms) -> None:
+def package(shop: Shop, name: str, fit: Fit, report: Report, alarms: FalseAlarms) -> None:
     """Write the checkpoint into the package, with its card."""
     trained = shop.published().where(fold=OTHERS)
     per_class = ["| label | AP | positive clips |", "|---|---|---|"]
     for one in report.metrics.per_class:
         per_class.append(f"| {one.label} | {one.average_precision:.3f} | {one.positives} |")
     joint = "; ".join(
-        f"{name} (with {', '.join(n for n in names if n != name)})"
-        for name, names in build(shop.data).merged.items()
+        f"{kept} (with {', '.join(n for n in names if n != kept)})"
+        for kept, names in build(shop.data).merged.items()
         if len(names) > 1
     )
     notes = (
@@ -230,13 +257,13 @@ def package(shop: Shop, fit: Fit, report: Report, alarms: FalseAlarms) -> None:
         "\n".join(per_class),
     )
     provenance = Provenance(
-        summary=SUMMARY,
+        summary=SUMMARY.format(opening=ABOUT[name].opening),
         training_data=(
             f"{len(trained)} clips of ESC-10 and of free sounds published with games, sound "
             "players and music software (cc_sounds, ambient, sonicpi), from "
             f"{len(set(trained.groups.tolist()))} authors or recordings; each freed of digital "
-            f"silence, with {COPIES} copies that went through lossy codecs or lower rates. The "
-            "encoder had been pre-trained on the same sounds without labels. "
+            f"silence, with {COPIES} copies that went through lossy codecs or lower rates. "
+            f"{ABOUT[name].before} "
             f"Labels that always occur together count as one: {joint}."
         ),
         licence=LICENCE,
@@ -247,14 +274,14 @@ def package(shop: Shop, fit: Fit, report: Report, alarms: FalseAlarms) -> None:
             "as published, scored once. What nobody has marked or ruled out is left out of the "
             "count. Settings were chosen on fold 2."
         ),
-        command="python -m benchmarks.everyday.make final --data SOUNDS --out RUNS",
+        command=f"python -m benchmarks.everyday.make final --model {name} --data SOUNDS --out RUNS",
         notes=notes,
     )
     fit.checkpoint.changed(
         provenance=provenance,
         attribution=attribution(trained),
         heard=Heard.of(trained).joined(Heard.of(shop.variants().where(fold=OTHERS))),
-    ).save_pretrained(PACKAGED, half=True)
+    ).save_pretrained(PACKAGED / name, half=True)
 
 
 def attribution(clips: Clips) -> str:
@@ -267,7 +294,7 @@ def attribution(clips: Clips) -> str:
 def check(args: argparse.Namespace) -> None:
     """The packaged model must have the figures of its card."""
     shop = Shop(args.data, args.out.resolve())
-    checkpoint = Checkpoint.from_pretrained(PACKAGED)
+    checkpoint = Checkpoint.from_pretrained(PACKAGED / args.model)
     now = numbers(evaluate(checkpoint, shop.published().where(fold=TEST)))
     card = checkpoint.provenance.metrics
     print(json.dumps({"now": now, "card": card}, indent=1))
@@ -284,6 +311,7 @@ def main() -> None:
         command.set_defaults(run=function)
         command.add_argument("--data", type=Path, required=True, help="the collections")
         command.add_argument("--out", type=Path, required=True, help="folder for the runs")
+        command.add_argument("--model", choices=MODELS, default=next(iter(MODELS)))
     args = parser.parse_args()
     args.run(args)
 

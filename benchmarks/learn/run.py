@@ -12,7 +12,9 @@ What each system heard (`heard.py` has the rules):
   heard one of the ten classes or one of their authors, nor any clip of ESC-10.
 - `listened`: the same teaching, from an encoder that also listened, without labels, to all clips
   but those by authors of ESC-10's official fold 2 (benchmarks/pretrain); scored on that fold.
-- `random`: the same network with random weights, whose norms were measured. Same head.
+- `pictures`: `mini-lite0`, the layout that ships, its convolutions from ImageNet, taught the labels
+  of the same sounds; it has listened to nothing else.
+- `random`: the network of `unheard` with random weights, whose norms were measured. Same head.
 - `mfcc + svm`: mean and deviation of 20 MFCCs and of their first and second differences,
   standardised (benchmarks/comparison/classical.py); a support vector machine with a radial kernel,
   of all ten classes at once, by votes of pairs (`among`), or of one (`alone`). From three clips a
@@ -27,7 +29,6 @@ no test; nothing was chosen on `unheard` and its five folds.
 """
 
 import argparse
-import csv
 import os
 import shutil
 import subprocess
@@ -44,7 +45,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from atgnn.checkpoint import Checkpoint
+from atgnn.checkpoint import DEFAULT_MODEL, Checkpoint
 from atgnn.data.clips import Clips
 from atgnn.frontend import FrontEnd
 from atgnn.learn import Lessons, Listener, learn, learn_label, made_by_rule
@@ -53,7 +54,9 @@ from atgnn.learn.learning import threshold_of
 from atgnn.metrics import cluster_interval
 from atgnn.model.beside import Heard, new_states
 from atgnn.synthetic import synthetic_sounds
+from benchmarks import records
 from benchmarks.comparison.classical import FRONT_END, features_of, log_mels, untrained
+from benchmarks.everyday.fit import ROWS
 from benchmarks.learn.heard import FOLDS, draw, esc10, folds_by_author, others
 
 RECORD = Path(__file__).with_name("results.csv")
@@ -87,6 +90,7 @@ def encoders(args: argparse.Namespace) -> None:
             "residual_scale=1.0",
         ],
         "unheard-model": [f"init={args.out / 'unheard' / 'encoder'}", "optim.epochs=20"],
+        "pictures-model": [*ROWS["pictures"].settings],
     }  # fmt: skip
     if args.listened:
         taught["listened-model"] = [f"init={args.listened}", "optim.epochs=20"]
@@ -255,6 +259,10 @@ def measure(args: argparse.Namespace) -> None:
             lambda: Ours(args.out / "unheard-model" / "model", clips, cache),
             ("five folds by author",),
         ),
+        "pictures": (
+            lambda: Ours(args.out / "pictures-model" / "model", clips, cache),
+            ("five folds by author",),
+        ),
         "listened": (
             lambda: Ours(args.out / "listened-model" / "model", clips, cache),
             ("official fold 2",),
@@ -281,7 +289,7 @@ def measure_one(
 ) -> None:
     """One row of the record."""
     key = (evaluation, name, kind, str(count))
-    if any(tuple(row[field] for field in FIELDS[:4]) == key for row in rows()):
+    if records.has(RECORD, dict(zip(FIELDS, key, strict=False))):
         return
     labels = np.asarray(clips.column("category"), str)
     classes = np.unique(labels)
@@ -312,7 +320,7 @@ def measure_one(
         numbers[field] = f"{100 * np.mean(values):.1f}"
     if isinstance(system, MfccSvm) and evaluation == "among":
         numbers["recall"] = numbers["false_alarms"] = ""
-    add(numbers)
+    records.add(RECORD, FIELDS, numbers)
     print(numbers, flush=True)
 
 
@@ -372,28 +380,11 @@ def clock() -> np.ndarray:
 # ---------------------------------------------------------------------- record
 
 
-def rows() -> list[dict[str, str]]:
-    """The record."""
-    if not RECORD.is_file():
-        return []
-    with RECORD.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def add(numbers: dict[str, str]) -> None:
-    """Keep a row."""
-    kept = [*rows(), numbers]
-    with RECORD.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-
-
 def report(args: argparse.Namespace) -> None:
     """The record as tables."""
     for evaluation in args.evaluations:
         print(f"\n{evaluation}\n\n| {' | '.join(FIELDS[1:])} |\n|{'---|' * len(FIELDS[1:])}")
-        for row in rows():
+        for row in records.read(RECORD):
             if row["evaluation"] == evaluation:
                 print(f"| {' | '.join(row[field] for field in FIELDS[1:])} |")
 
@@ -414,12 +405,12 @@ def main() -> None:
     commands.choices["encoders"].add_argument("--listened", type=Path, help="an encoder")
     command = commands.choices["measure"]
     command.add_argument(
-        "--systems", nargs="+", default=["mfcc + svm", "random", "unheard", "listened"]
+        "--systems", nargs="+", default=["mfcc + svm", "random", "unheard", "pictures", "listened"]
     )
     command.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     command.add_argument("--draws", type=int, default=2)
     command.add_argument("--evaluations", nargs="+", default=["among", "alone"])
-    commands.choices["time"].add_argument("--model", default="everyday-mini")
+    commands.choices["time"].add_argument("--model", default=DEFAULT_MODEL)
     args = parser.parse_args()
     args.run(args)
 

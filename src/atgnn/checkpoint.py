@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-DEFAULT_MODEL = "everyday-mini"
+DEFAULT_MODEL = "everyday-lite0"
 ENCODER_FORMAT: Literal["atgnn encoder"] = "atgnn encoder"  # of `atgnn.encoder`, for its refusal
 _FILES = ("config.json", "model.safetensors", "README.md")
 ATTRIBUTION, HEARD = "ATTRIBUTION.csv", "heard.safetensors"  # may lie beside them

@@ -1,7 +1,7 @@
 """The common API of HEAR (Holistic Evaluation of Audio Representations), for its tools.
 
     import atgnn.hear_api
-    model = atgnn.hear_api.load_model("everyday-mini")
+    model = atgnn.hear_api.load_model("everyday-lite0")
     embeddings = atgnn.hear_api.get_scene_embeddings(audio, model)
 
 Source: https://hearbenchmark.com/hear-api.html. `tests/test_embeddings.py` runs its validator.

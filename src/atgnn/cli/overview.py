@@ -74,7 +74,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Models and this machine": {
         "models": ("atgnn models",),
         "convert": ("atgnn convert Cnn14_mAP=0.431.pth --preset cnn14 --out CNN14",),
-        "export": ("atgnn export everyday-mini --out model.onnx",),
+        "export": ("atgnn export everyday-lite0 --out model.onnx",),
         "doctor": ("atgnn doctor", "atgnn doctor --build"),
     },
 }
