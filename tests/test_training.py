@@ -39,6 +39,12 @@ def sounds(tmp_path_factory):
 # ---------------------------------------------------------------------- recipes
 
 
+def test_finetuning_differs_from_training_by_its_start_alone():
+    scratch, tuned = (load_recipe(name).model_dump() for name in ("folder", "folder-finetune"))
+    differ = {key for key in scratch if scratch[key] != tuned[key]}
+    assert differ == {"name", "description", "model", "init"}
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_shipped_recipes_load_and_survive_a_round_trip(name, tmp_path):
     recipe = load_recipe(name)

@@ -38,7 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Train": {
         "prepare": ("atgnn prepare fsd50k DOWNLOADED --out PACKED",),
         "train": (
-            "atgnn train folder --clips SOUNDS --out RUN",
+            "atgnn train folder-finetune --clips SOUNDS --out RUN",
             "atgnn train fsd50k --clips PACKED --out RUN --devices 4",
             "atgnn train --out RUN --resume",
         ),
