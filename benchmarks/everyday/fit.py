@@ -15,8 +15,8 @@ chosen. `train` makes, with the settings of the model's row in `MODELS`, for `ma
 - RUNS/MODEL/final: folds 2 to 5;
 - RUNS/MODEL/apart-2 to apart-5: the same without one of these folds, whose scores set the
   thresholds;
-- RUNS/MODEL/elsewhere-NAME: without a collection, nor any of its authors, in ten epochs and from
-  one re-encoded copy; a pre-trained encoder has heard it, without labels.
+- RUNS/MODEL/elsewhere-NAME: without a collection, nor any of its authors, from one re-encoded copy;
+  a pre-trained encoder has heard it, without labels.
 """
 
 import argparse
@@ -77,8 +77,20 @@ ROWS = {
     # Convolutions that have seen ImageNet, in fewer epochs.
     "pictures": Row((*PICTURES, "optim.epochs=12", "optim.learning_rate=8e-4")),
 }
-MODELS = {"everyday-lite0": "pictures", "everyday-mini": "pretrained-noise"}  # what ships: its row
-ELSEWHERE = "optim.epochs=10"  # of 12 or 30: four more models, for a comparison only
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """How a model that ships is trained: its row, and epochs of those without a collection."""
+
+    row: str
+    epochs_elsewhere: int
+
+
+MODELS = {
+    "everyday-lite0": Shipped("pictures", 10),  # of 12
+    "everyday-mini": Shipped("pretrained-noise", 30),  # of 30
+}
 
 
 @dataclass(frozen=True)
@@ -179,14 +191,15 @@ def measured(checkpoint: Checkpoint, variants: Clips) -> dict[str, str]:
 def train(args: argparse.Namespace) -> None:
     """Everything that `make.py` needs; what is there stays."""
     shop = Shop(args.data, args.out.resolve(), args.threads)
-    row = ROWS[MODELS[args.model]]
+    shipped = MODELS[args.model]
+    row = ROWS[shipped.row]
     if row.pretrained:
         shop.encoder()
     heard = shop.heard(row)
     jobs = {"final": heard.where(fold=OTHERS)}
     for fold in OTHERS:
         jobs[f"apart-{fold}"] = heard.where(fold=[other for other in OTHERS if other != fold])
-    short = replace(row, settings=(*row.settings, ELSEWHERE))
+    short = replace(row, settings=(*row.settings, f"optim.epochs={shipped.epochs_elsewhere}"))
     away = {f"elsewhere-{one.collection}": clips for one, clips in elsewhere(shop)}
     todo = [(name, row, clips) for name, clips in jobs.items()]
     todo += [(name, short, clips) for name, clips in away.items()]

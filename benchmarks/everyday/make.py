@@ -177,7 +177,8 @@ def away(args: argparse.Namespace) -> None:
         [
             ELSEWHERE,
             "Labels that occur in several collections, on the trimmed clips of one of them, by "
-            "models of the same recipe (fewer epochs) that learned from the others; their encoder "
+            "models of the same recipe that learned from the others "
+            f"({MODELS[args.model].epochs_elsewhere} epochs, fewer copies); their encoder "
             f"{ABOUT[args.model].foreign}.",
             "\n".join(foreign(Shop(args.data, args.out.resolve()), args.model)),
         ]
@@ -218,7 +219,7 @@ def final(args: argparse.Namespace) -> None:
 
 def note_look(name: str, report: Report) -> None:
     """A row for the look at the test fold."""
-    what = f"mAP: {name}, row {MODELS[name]} of fit.py, at most {MOST_ALARMS:g} alarms an hour"
+    what = f"mAP: {name}, row {MODELS[name].row} of fit.py, at most {MOST_ALARMS:g} alarms an hour"
     with open(LOOKS, "a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerow(
             [
