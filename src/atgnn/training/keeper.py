@@ -67,13 +67,17 @@ class Keeper(Callback):
         self.best, self.recent = state_dict["best"], state_dict["recent"]
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Keep the weights when the validation metric is the best so far."""
+        """Keep the weights when the validation metric is the best so far.
+
+        Of equals the later epoch is: few clips validate alike from early on, and the rate has
+        fallen since.
+        """
         value = headline_of(pl_module)
         if value is None:
             return
         latest = {"epoch": trainer.current_epoch + 1, **numbers_of(pl_module.metrics)}
         self.recent = [*self.recent, latest][-LAST:]
-        if self.headline is None or value > self.headline:
+        if self.headline is None or value >= self.headline:
             self.headline, self.best = value, latest
             if trainer.is_global_zero:
                 self._save(pl_module, self.out / "best", self.best)
