@@ -491,7 +491,7 @@ def test_statistics_of_a_hub_folder_are_held_to(tmp_path):
     result = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
     said = " ".join(result.output.split())
-    assert "was trained with another front end (mean, std differ)" in said
+    assert "was trained with another front end (mean " in said
     assert "--set front_end.mean=-4.2677393" in said
 
 

@@ -231,6 +231,10 @@ def test_bad_files_are_one_clear_line(made, tmp_path):
     result = run("export", "everyday-mini", "--out", tmp_path / "there.onnx")
     assert result.exit_code == 2
     assert "exists" in result.stderr
+    result = run("export", "everyday-mini", "--out", tmp_path / "model.txt")
+    assert result.exit_code == 2
+    assert "ends in .onnx" in result.stderr
+    assert not (tmp_path / "model.txt").exists()
     result = run("export", "nothing", "--out", tmp_path / "new.onnx")
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1

@@ -403,6 +403,37 @@ def test_an_undefined_metric_is_never_the_best():
     assert headline(0.25, 0.5) == 0.25
 
 
+def test_of_epochs_that_validate_alike_the_later_one_is_kept(monkeypatch, tmp_path):
+    from types import SimpleNamespace as Record
+
+    from atgnn.training import keeper
+
+    monkeypatch.setattr(keeper, "numbers_of", lambda metrics: {"mAP": metrics.mean_ap})
+    kept = keeper.Keeper(load_recipe("folder"), None, Record(path=tmp_path))
+    for epoch, value in enumerate((0.5, 1.0, 1.0, 0.75)):
+        trainer = Record(current_epoch=epoch, is_global_zero=False)
+        metrics = Record(accuracy=None, mean_ap=value)
+        kept.on_validation_end(trainer, Record(metrics=metrics))
+    assert kept.best == {"epoch": 3, "mAP": 1.0}
+
+
+def test_a_start_that_does_not_fit_says_what_would(sounds, tmp_path):
+    """The recipe that starts from the model that ships, and what people change in it."""
+
+    def said(*more):
+        with pytest.raises(ConfigError) as caught:
+            train(load_recipe("folder-finetune", [f"data.clips={sounds}", *more]), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        return str(caught.value)
+
+    found = said("model.preset=mini")
+    assert "everyday-lite0 does not fit this run's model: set model.preset=mini-lite0" in found
+    assert "init=null" in found
+    found = said("front_end.hop_ms=10")
+    assert "(hop_ms 20.0, here 10.0): --set front_end.hop_ms=20.0" in found
+    assert said("init=nonsense").startswith("init: no model 'nonsense'")
+
+
 def test_a_run_in_bfloat16(sounds, tmp_path):
     recipe = tiny_recipe(sounds, "optim.epochs=1", "precision=bf16-mixed")
     train(recipe, tmp_path / "run")

@@ -45,12 +45,14 @@ MOST_ALARMS = 300.0  # an hour of the background clips: as many as 0.5 for all l
 LIMITS = (None, 600.0, 300.0, 200.0, 150.0, 120.0, 60.0, 30.0)
 
 SUMMARY = """\
-{opening} It can tell sounds like rain, waves, a crackling fire, barking, a
-crying baby, a rooster, footsteps, a ticking clock, a chainsaw, a helicopter, sneezes and single
-drum hits from one another. It knows nothing else: a sound outside its labels should get low
-scores, and may get a wrong name, as do a fifth or more of single letters that one voice spoke
-(`benchmarks/everyday/stamps.py`). "Music" here is mostly single drum hits. It was never tested on
-far-field recordings or on mixtures of many sources; do not use it where a mistake does harm."""
+{opening}
+
+It can tell sounds like rain, waves, a crackling fire, barking, a crying baby, a rooster,
+footsteps, a ticking clock, a chainsaw, a helicopter, sneezes and single drum hits from one another.
+It knows nothing else: a sound outside its labels should get low scores, and may get a wrong name,
+as do a fifth or more of single letters that one voice spoke (`benchmarks/everyday/stamps.py`).
+"Music" here is mostly single drum hits. It was never tested on far-field recordings or on mixtures
+of many sources; do not use it where a mistake does harm."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,16 @@ class About:
 ABOUT = {
     "everyday-lite0": About(
         """\
-An audio tagging graph neural network for everyday sounds, trained on about a thousand short,
-freely licensed recordings. Its convolutions are those of EfficientNet-Lite0.""",
+An audio tagging graph neural network for everyday sounds, trained on some 850 short, freely
+licensed recordings. Its convolutions are those of EfficientNet-Lite0.""",
         "The convolutions started from EfficientNet-Lite0's weights of ImageNet (Google, "
         "Apache-2.0), which have heard nothing.",
         "had heard nothing of it",
     ),
     "everyday-mini": About(
         """\
-A small audio tagging graph neural network for everyday sounds, trained on about a thousand short,
-freely licensed recordings.""",
+A small audio tagging graph neural network for everyday sounds, trained on some 850 short, freely
+licensed recordings.""",
         "The encoder had been pre-trained on the same sounds without labels.",
         "had heard all, without labels",
     ),

@@ -57,6 +57,7 @@ __all__ = [
     "own_frames",
     "own_front_end",
     "preset_cost",
+    "preset_of",
     "published_front_end",
     "preset_costs",
 ]
@@ -249,6 +250,13 @@ def network_names() -> list[str]:
 def network_preset(name: str, **changes: Any) -> LayoutConfig:
     """A preset's configuration, with some fields changed; ConfigError where they do not fit."""
     return _kind_with(name).presets[name].replace(**changes)
+
+
+def preset_of(config: LayoutConfig) -> str | None:
+    """The preset that a configuration is, whatever its labels; None where it is none."""
+    presets = kind_of(config).presets.items()
+    same = (name for name, one in presets if one.replace(num_labels=config.num_labels) == config)
+    return next(same, None)
 
 
 def own_front_end(name: str) -> FrontEndConfig:

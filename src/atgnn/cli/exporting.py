@@ -34,10 +34,13 @@ def export(
 
     with quick_start():
         from atgnn.checkpoint import Checkpoint
+        from atgnn.errors import ConfigError
         from atgnn.export import export_onnx
         from atgnn.files import check_new
         from atgnn.terminal import say
 
+        if out.suffix.lower() != ".onnx":
+            raise ConfigError(f"{out}: a model for ONNX is a file that ends in .onnx")
         check_new(out, force)
         checkpoint = Checkpoint.from_pretrained(model)
     difference = export_onnx(checkpoint, out, front_end=front_end, int8=int8, force=force)

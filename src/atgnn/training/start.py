@@ -7,7 +7,7 @@ import torch
 
 from atgnn.checkpoint import Checkpoint, Provenance
 from atgnn.encoder import Encoder, is_encoder
-from atgnn.errors import ConfigError
+from atgnn.errors import CheckpointError, ConfigError
 from atgnn.frontend import FRONT_ENDS, FrontEndConfig
 from atgnn.model import ATGNN
 from atgnn.model.transfer import transfer
@@ -17,6 +17,7 @@ from atgnn.networks import (
     build,
     initialise_network,
     kind_of,
+    preset_of,
     published_front_end,
 )
 from atgnn.trained_on import Heard
@@ -97,11 +98,22 @@ def _from_checkpoint(recipe: Recipe, division: Division, model: Network) -> Star
         raise ConfigError(f"init: no file {path}")
     if is_encoder(recipe.init):
         return _from_encoder(recipe, model)
-    source = Checkpoint.from_pretrained(recipe.init)
+    try:
+        source = Checkpoint.from_pretrained(recipe.init)
+    except CheckpointError as error:
+        raise ConfigError(f"init: {error}") from None
     _check_front_end(recipe, source.front_end)
     known = {name: row for row, name in enumerate(source.vocabulary.names)}
     rows = [known.get(name) for name in division.vocabulary.names]
-    report = str(transfer(source.model, model, rows))
+    try:
+        report = str(transfer(source.model, model, rows))
+    except CheckpointError as error:
+        like = preset_of(source.model.config)
+        way = f"set model.preset={like}" if like else "give model its layout"
+        raise ConfigError(
+            f"init: {recipe.init} does not fit this run's model: {way}, or init=null to start from "
+            f"nothing ({error})"
+        ) from None
     lineage = ancestors("Initial weights", recipe.init, source.provenance)
     return Start(model, report, lineage, source.heard)
 
@@ -119,7 +131,7 @@ def _from_encoder(recipe: Recipe, model: Network) -> Start:
 def ancestors(role: str, name: str, about: Provenance) -> tuple[str, ...]:
     """Lines for the card about a model that another one learned from, and what stands behind it."""
     learned = f", trained on: {about.training_data}" if about.training_data else ""
-    return (f"{role}: {Path(name).name}{learned}.", *about.lineage)
+    return (f"{role}: {Path(name).name}{learned.rstrip('.')}.", *about.lineage)
 
 
 def _check_front_end(recipe: Recipe, theirs: FrontEndConfig) -> None:
@@ -127,8 +139,8 @@ def _check_front_end(recipe: Recipe, theirs: FrontEndConfig) -> None:
     ours, given = recipe.front_end_config().model_dump(), theirs.model_dump()
     differ = [name for name in ours if ours[name] != given[name]]
     if differ:
+        pairs = ", ".join(f"{name} {given[name]}, here {ours[name]}" for name in differ)
         settings = " ".join(f"--set front_end.{name}={given[name]}" for name in differ)
         raise ConfigError(
-            f"{recipe.init} was trained with another front end ({', '.join(differ)} differ): "
-            f"add {settings}"
+            f"init: {recipe.init} was trained with another front end ({pairs}): {settings}"
         )
