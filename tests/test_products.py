@@ -73,3 +73,12 @@ def test_it_is_asked_for_whatever_surrounds_the_first_call(around: Any) -> None:
     products.available.cache_clear()
     with around:
         assert products.available() == expected
+
+
+def test_asking_draws_no_random_number() -> None:
+    """It may come in the midst of a run, which its seed decides."""
+    products.available.cache_clear()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    products.available()
+    assert torch.equal(torch.get_rng_state(), before)

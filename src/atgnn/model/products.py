@@ -47,7 +47,8 @@ def convolution_relu6(image: Tensor, conv: nn.Conv2d) -> Tensor:
 def available() -> bool:
     """Whether the operators behind `linear` and `convolution_relu6` are here and do what is said.
 
-    Whatever autocast and default device are on around the first call.
+    Whatever autocast and default device are on around the first call, and without a random number:
+    that may come in the midst of a run, which its seed decides.
     """
     with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.inference_mode():
         x, weight, bias = (
@@ -56,7 +57,8 @@ def available() -> bool:
             torch.arange(4.0) - 2,
         )
         across = weight.t().contiguous().t()
-        conv = nn.Conv2d(4, 4, 3, 2, 1, groups=4).requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            conv = nn.Conv2d(4, 4, 3, 2, 1, groups=4)
         image = torch.linspace(-20, 20, 80).view(1, 4, 4, 5)
         image = image.contiguous(memory_format=torch.channels_last)
         try:
