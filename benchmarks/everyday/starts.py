@@ -41,9 +41,8 @@ STARTS = {
 
 def run(args: argparse.Namespace) -> None:
     """Train and score what is not on record."""
-    out, table = args.out.resolve(), esc10(args.data).table.copy()
-    table["labels"] = [(name,) for name in table["category"]]  # one a clip, in words of one's own
-    clips = Clips(table)
+    out = args.out.resolve()
+    clips = esc10(args.data).labelled_by("category")  # one a clip, in words of one's own
     labels, folds = np.asarray(clips.column("category"), str), folds_by_author(clips)
     for fold in args.folds:
         known, scored = np.flatnonzero(folds != fold), clips.subset(folds == fold)
