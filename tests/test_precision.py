@@ -26,6 +26,7 @@ from atgnn.model import label as label_side
 from atgnn.model.inference import for_inference
 from atgnn.model.label import LabelBranch, LabelGraph, LabelUpdate, wide_linear
 from atgnn.model.layers import GraphUpdate
+from atgnn.shipped import shipped_models
 
 HALF = [torch.bfloat16, torch.float16]
 LARGEST = torch.finfo(torch.float16).max  # 65,504
@@ -275,9 +276,12 @@ def test_inference_with_large_labels() -> None:
 # ---------------------------------------------------------------------------- real clips
 
 
-def score(dtype: torch.dtype, sounds: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the shipped model for each sound by itself, in float32 and in half precision."""
-    checkpoint = Checkpoint.from_pretrained()
+SHIPPED = pytest.mark.parametrize("name", shipped_models())
+
+
+def score(name: str, dtype: torch.dtype, sounds: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of a shipped model for each sound by itself, in float32 and in half precision."""
+    checkpoint = Checkpoint.from_pretrained(name)
     front_end, results = checkpoint.make_front_end(), []
     half = for_inference(checkpoint.model, dtype)
     for path in sounds:
@@ -289,14 +293,15 @@ def score(dtype: torch.dtype, sounds: list[Path]) -> tuple[np.ndarray, np.ndarra
     return both[:, 0], both[:, 1]
 
 
-def test_scores_of_real_clips(shared_data: Path) -> None:
+@SHIPPED
+def test_scores_of_real_clips(name: str, shared_data: Path) -> None:
     """Most within 0.01; where a near-tie among neighbours falls otherwise, some differ by more."""
     sounds = [
         path
         for folder in ("esc10", "cc_sounds", "ambient", "sonicpi")
         for path in Clips.read(shared_data / folder).paths[::50]
     ]
-    plain, half = score(torch.bfloat16, sounds)
+    plain, half = score(name, torch.bfloat16, sounds)
     differences = np.abs(plain - half)
     assert 0 < np.median(differences.max(1)) < 0.015
     assert (differences < 0.01).mean() > 0.9
@@ -304,14 +309,15 @@ def test_scores_of_real_clips(shared_data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_precision_of_real_clips(shared_data: Path) -> None:
+@SHIPPED
+def test_precision_of_real_clips(name: str, shared_data: Path) -> None:
     """mAP within 0.1 point, of all clips: of a third, one swap of two ranks can make 0.2."""
     folders = ("esc10", "cc_sounds", "ambient", "sonicpi")
     table = Clips.concat([Clips.read(shared_data / folder) for folder in folders])
-    vocabulary = Checkpoint.from_pretrained().vocabulary
+    vocabulary = Checkpoint.from_pretrained(name).vocabulary
     targets = table.targets(vocabulary, Ontology.audioset(), outside="drop")
     a, b = (
         evaluate_scores(targets, scores, vocabulary.names).mean_ap
-        for scores in score(torch.bfloat16, table.paths)
+        for scores in score(name, torch.bfloat16, table.paths)
     )
     assert b == pytest.approx(a, abs=0.001)
